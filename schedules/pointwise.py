@@ -6,7 +6,7 @@ The nest::
       for each block of k                                    # the block's panels stay in L1
         for each tile of tile_m rows
           for each panel of tile_n columns
-            accumulators = zeros, or the output so far       # tile_m * tile_n / lanes registers
+            accumulators = biases, or the output so far      # tile_m * tile_n / lanes registers
             for k in the block, unrolled by k_unroll         # tile_n / lanes loads of weights, tile_m of data
               accumulators += data(m, k) * weight(k, n)
             output = accumulators, through the epilogue after the last block of k
@@ -19,7 +19,8 @@ values, which nearly fill the L2 of a Cortex-A53, 2.7 MB come from DRAM instead 
 Register budget: the accumulators, a row of weights in vectors, and two registers for data. A tile that does not fit is
 not a candidate. Weights are packed ``[k blocks][panels][k_block][tile_n]``, so the weights of a block of k are
 contiguous. If its panels were a power of two apart, they would fall into the same sets of the L1 and evict each other.
-Rows and columns that a tile does not divide get a smaller tile, so nothing is padded and no inner loop has a condition.
+The last rows and columns, too few for a whole tile, get a smaller one. So nothing is padded, and no inner loop has a
+condition.
 
 % of peak of one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -100,7 +101,7 @@ def _turned(index, extent: int, back):
 
 @dataclass(frozen=True)
 class _Block:
-    """A block of k: its index in k, its length, and when it is computed: the number of blocks before it."""
+    """A block of k: its index in k, its length, and its order, the number of blocks that are computed before it."""
 
     index: object
     depth: int
@@ -217,7 +218,7 @@ def multiply(layer: Layer, sums: Sums, depth: int, unroll: int, data, weight, ro
 
 
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
-    """The arguments of the kernel whose data `pack` returns."""
+    """The kernel's arguments for its constants, whose data `pack` returns."""
     weight = ("weight", (math.prod(layer.weight_shape),), layer.weight_dtype)
     if dtypes.of(layer.dtype).integer:
         size = layer.channels * integer_products.padded(layer.out_channels)

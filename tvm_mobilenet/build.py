@@ -46,7 +46,8 @@ class BuildResult:
     seeded : bool
         Whether the weights are random numbers.
     preprocess : dict or None
-        How an image becomes the input, and which of these fields were assumed; None if the network takes no images.
+        The fields that say how an image becomes the input, and which of them were assumed; None if the network takes
+        no images.
     bundle : path or None
         The bundle, which is packed only after its code was run and verified.
     bundle_bytes : int or None
@@ -64,9 +65,9 @@ class BuildResult:
     choice : evaluation.sensitivity.Choice or None
         With ``--max-drop``, the layers that stay in float.
     files : list of checking.same_outputs.SameOutputs
-        With ``--tvm``, one comparison for TVM's executable and one for each other shared object of the build: it was
-        run once, and its outputs were compared with the plan's. Empty if nothing on this machine can run the target's
-        code.
+        With ``--tvm``, one comparison for TVM's executable and one for each other shared object of the build. Each of
+        these files was run once, and its outputs were compared with the plan's. Empty if nothing on this machine can
+        run the target's code.
     """
 
     folder: Path
@@ -132,7 +133,7 @@ def build(
 ) -> BuildResult:
     """Build a network for a target.
 
-    This is one function, since each step uses the results of the steps before it.
+    In one piece, since each step uses the results of the steps before it.
 
     Parameters
     ----------

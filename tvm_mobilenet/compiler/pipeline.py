@@ -136,8 +136,10 @@ class BuiltModel:
 
 
 def for_core(graph: LayerGraph, core, watch: Watch = nobody) -> LayerGraph:
-    """The layers as a core runs them: with fused blocks, with operands placed in the tensors that concatenate them, and
-    with the row pitch of each tensor.
+    """The layers as a core runs them, after three passes.
+
+    ``fuse_blocks`` joins layers into fused blocks. ``views`` lets layers write the operands of a concatenation directly
+    into its result, and read slices in place. ``row_pitch`` chooses the row pitch of each tensor.
     """
     for step in CORE_PASSES:
         before, graph = graph, step.run(graph, core)

@@ -149,7 +149,7 @@ def read_plan(path: str | Path) -> Plan:
 def plan_of(lowered, graph) -> tuple[Plan, np.ndarray]:
     """The plan of a lowered module, and the bytes of its constants.
 
-    This is one function, since one walk over the calls finds the lifetimes on which all places depend.
+    In one piece, since one walk over the calls finds the lifetimes on which all places depend.
 
     Parameters
     ----------

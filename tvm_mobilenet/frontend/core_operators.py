@@ -48,7 +48,9 @@ def decomposed(inputs: list[dict], nodes: list[dict], outputs: list[str]) -> lis
     """
     readers = Counter(outputs) + Counter(n for node in nodes for n in _read([node["args"], node["kwargs"]]))
     values = {one["name"]: one.get("values") for one in inputs} | {node["name"]: node["values"] for node in nodes}
-    made, owned = [], set()  # owned: values that are no views; with a single reader, they may be changed in place
+    # Owned values are no views. If an in-place operator is the only reader of one, no other node sees the change. So
+    # the operator's form that makes a new value can replace it.
+    made, owned = [], set()
     try:
         for node in nodes:
             name = _name(node)
@@ -94,7 +96,7 @@ def _operand(node: dict) -> str:
 
 
 def _arguments(node: dict, *defaults: object) -> list:
-    """All arguments of an operator. ``defaults`` has a value for each parameter, for those that are left out."""
+    """All arguments of an operator. ``defaults`` has a value for each parameter, which a missing argument takes."""
     if node["kwargs"]:
         raise Other
     args = node["args"]

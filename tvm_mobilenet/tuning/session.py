@@ -122,7 +122,7 @@ def search(
 ) -> tuple[str, int]:
     """Search, run the best candidates whole, and log. Returns ``done`` or ``time``, and the number of new trials.
 
-    This is one function, since it must release everything that it starts, however the search ends.
+    In one piece, since it must release everything that it starts, however the search ends.
 
     Parameters
     ----------

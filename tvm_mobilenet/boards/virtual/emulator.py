@@ -94,7 +94,7 @@ class Emulator:
     path : str or Path
         The shared object.
     provide : dict
-        For the name of each imported function a ``handler(emulator)``, which reads the arguments, acts on memory and
+        The names of imported functions, each with its ``handler(emulator)``: it reads the arguments, acts on memory and
         sets the result.
     architecture : str
         ``aarch64`` or ``armv7``; a shared object of the other is refused.
@@ -172,7 +172,7 @@ class Emulator:
                 self._hook(unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, "count_access", caches.struct)
             )
         self.caches = caches
-        self.uc.ctl_flush_tb()  # code that is translated already has the hooks of before
+        self.uc.ctl_flush_tb()  # code that is already translated still calls the old hooks
 
     def _follow_blocks(self):
         try:
@@ -328,8 +328,8 @@ class Emulator:
     def _held_signals(self) -> Iterator[None]:
         """Let SIGINT and SIGTERM stop the emulator; their handlers run after it has stopped.
 
-        Python calls the handler of a signal as soon as Python code runs again. While the emulator runs, that is mostly
-        a callback of it, and an exception from a callback is lost.
+        Python calls the handler of a signal as soon as Python code runs again. While the emulator runs, the next Python
+        code is mostly one of the emulator's callbacks, and an exception that leaves a callback is lost.
         """
         handlers = {}
         if threading.current_thread() is threading.main_thread():
