@@ -310,6 +310,9 @@ def test_only_dead_agents_folders_are_removed(tmp_path, monkeypatch):
     (tmp_path / f"{folder.PREFIX}dead" / "lock").touch()
     (tmp_path / f"{folder.PREFIX}linked" / "lock").symlink_to(precious / "lock")
     os.mkfifo(tmp_path / f"{folder.PREFIX}pipe" / "lock")
+    for name in ("killed at once", "just begun"):
+        (tmp_path / f".{folder.PREFIX}{name}").mkdir()
+    os.utime(tmp_path / f".{folder.PREFIX}killed at once", (1, 1))
     held = os.open(tmp_path / f"{folder.PREFIX}alive" / "lock", os.O_CREAT | os.O_RDWR)
     fcntl.flock(held, fcntl.LOCK_EX)
     own = folder.Folder()
@@ -317,6 +320,7 @@ def test_only_dead_agents_folders_are_removed(tmp_path, monkeypatch):
         own.path.name.removeprefix(folder.PREFIX)
     }
     assert there >= {"precious", "link", "file", "no lock", "linked", "alive"} and "dead" not in there
+    assert {path.name for path in tmp_path.glob(".*")} == {f".{folder.PREFIX}just begun"}
     assert own.path.stat().st_mode & 0o777 == 0o700 and (precious / "lock").exists()
     own.remove()
     os.close(held)

@@ -99,7 +99,12 @@ def _remove_dead(parent: Path) -> None:
         with contextlib.suppress(OSError):
             if old.name.startswith(_HIDDEN) and time.time() - os.lstat(old).st_mtime < _FORGOTTEN_SECONDS:
                 continue
-            lock = os.open(old / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                lock = os.open(old / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if old.name.startswith(_HIDDEN):  # its agent was killed before it made the lock
+                    old.rmdir()  # which fails if anything is in it
+                continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(old, ignore_errors=True)
