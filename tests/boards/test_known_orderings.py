@@ -90,6 +90,7 @@ def test_pointwise_layers_bracket_what_autoscheduler_measured(run):
     assert 33 <= low <= 37 < 39 <= high <= 44
 
 
+@pytest.mark.full
 def test_depthwise_layers_lie_about_what_autoscheduler_measured(run):
     """2.4 to 14.8 GFLOPS on a Pi 4: a layer that stays in the L2 is no slower than its best, one that does not is
     within."""

@@ -307,7 +307,7 @@ def test_tune_again_does_nothing_twice(network, tmp_path, monkeypatch):
     assert more.new_trials == 20
 
 
-@pytest.mark.parametrize("mult_adds", [0, 1e9])
+@pytest.mark.parametrize("mult_adds", [pytest.param(0, marks=pytest.mark.full), 1e9])
 def test_a_candidate_that_is_wrong_as_a_whole_does_not_win(network, tmp_path, monkeypatch, mult_adds):
     from tvm_mobilenet.tuning import session as tuning
 

@@ -105,6 +105,7 @@ def test_several_outputs_and_one_that_is_read_on():
     assert [t.space for _, t in plan.outputs] == ["output"] * 3 and [t.index for _, t in plan.outputs] == [0, 1, 2]
 
 
+@pytest.mark.full
 def test_v1_takes_hardly_more_than_its_largest_input_and_output(networks):
     """A Pi Zero has 512 MB for everything: two live activations are all that v1 needs."""
     calls, plan, _ = networks("v1")

@@ -18,7 +18,7 @@ SLOW = functools.partial(pytest.param, marks=pytest.mark.full)
 
 # 224 of each family, and the corners where maps are 1x1 or channels few
 MODELS = [
-    ("v1", 1.0, 224),
+    SLOW("v1", 1.0, 224),
     ("v1", 0.25, 32),
     ("v1-shallow", 0.5, 128),
     ("v1-plain", 0.25, 96),

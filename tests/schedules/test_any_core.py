@@ -355,7 +355,7 @@ def test_kernels_of_each_host_level_compile_anywhere_and_are_right_where_they_ru
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("vector_bytes", [8, *(pytest.param(b, marks=pytest.mark.full) for b in (32, 64))])
+@pytest.mark.parametrize("vector_bytes", [pytest.param(b, marks=pytest.mark.full) for b in (8, 32, 64)])
 def test_every_kind_is_built_for_vectors_of_any_width(vector_bytes, dtype):
     """Lowered and compiled; `test_kernels_of_vectors_that_the_machine_does_not_have_are_right_too` runs them."""
     of_kind = {layer.kind: of_dtype(layer, dtype) for layer in map(Layer.parse, SAMPLE)}

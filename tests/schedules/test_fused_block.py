@@ -148,9 +148,7 @@ def separable(width: int, channels: int) -> Layer:
 CUTS = [(w, *cut) for w in (20, 26, 34) for cut in ((1, 4), (2, 2), (4, 2), (3, 1))]
 
 
-@pytest.mark.parametrize(
-    "width, row_tiles, column_tiles", [pytest.param(*c, marks=[pytest.mark.full] * (c != CUTS[1])) for c in CUTS]
-)
+@pytest.mark.parametrize("width, row_tiles, column_tiles", [pytest.param(*c, marks=pytest.mark.full) for c in CUTS])
 def test_column_tiles_and_row_tiles_cut_a_fused_block_anywhere(width, row_tiles, column_tiles):
     layer = separable(width, 8)
     decisions = schedules.space(layer, RPI4.core).default | {"row_tiles": row_tiles, "column_tiles": column_tiles}
@@ -231,6 +229,7 @@ def test_a_larger_l2_makes_other_fused_blocks(large):
     assert min(map(len, names)) < len(large.layers)
 
 
+@pytest.mark.full
 def test_a_huge_l2_makes_no_fused_block_that_takes_minutes_to_build(large):
     target = targets.load("rpi4")
     l2 = dataclasses.replace(target.core.l2, bytes=1 << 25)

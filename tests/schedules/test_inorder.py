@@ -112,6 +112,7 @@ def test_pointwise_layers_come_near_three_fmla_in_four_cycles(tmp_path):
         assert cycles <= 1.40 * layer.mult_adds / 4, name
 
 
+@pytest.mark.full
 def test_the_same_code_in_every_process():
     """Decisions ship, code does not: it must not hang on the order of a set."""
     code = (

@@ -52,7 +52,9 @@ def test_a_block_equals_its_layers(target, name, tmp_path):
     assert equals(layer, target, tmp_path / "k.so", operands=(data, constants, second))
 
 
-@pytest.mark.parametrize("row_tiles, column_tiles", [(3, 2), pytest.param(1, 4, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "row_tiles, column_tiles", [pytest.param(*c, marks=pytest.mark.full) for c in ((3, 2), (1, 4))]
+)
 def test_however_it_is_cut(row_tiles, column_tiles, tmp_path):
     """Padding at the sides of the image alone, not at those of column tiles."""
     layer, target = Layer.parse(BLOCKS[1]), targets.load("rpi4")

@@ -439,6 +439,7 @@ def test_the_table_as_csv(tmp_path):
 # ---- theory
 
 
+@pytest.mark.full
 def test_theory_says_by_how_much_cycles_differ_from_mult_adds(monkeypatch):
     def estimate(networks, target, **_):
         found = []
