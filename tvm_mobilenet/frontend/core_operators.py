@@ -48,8 +48,8 @@ def decomposed(inputs: list[dict], nodes: list[dict], outputs: list[str]) -> lis
     """
     readers = Counter(outputs) + Counter(n for node in nodes for n in _read([node["args"], node["kwargs"]]))
     values = {one["name"]: one.get("values") for one in inputs} | {node["name"]: node["values"] for node in nodes}
-    # Owned values are no views. If an in-place operator is the only reader of one, no other node sees the change. So
-    # the operator's form that makes a new value can replace it.
+    # An owned value is not a view. If an in-place operator is the only reader of an owned value, no other node sees the
+    # change, so the operator can be replaced by its form that makes a new value.
     made, owned = [], set()
     try:
         for node in nodes:

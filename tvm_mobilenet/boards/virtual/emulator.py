@@ -152,8 +152,8 @@ class Emulator:
     def watch_memory(self, caches, every: bool = False):
         """From now on every load and store goes through these caches; ``None`` ends that.
 
-        Addresses are computed once for each block of code, if the code allows it (`accesses`). With ``every`` each
-        access calls a hook instead; tests compare the two.
+        If the code allows it, one call at the beginning of a block computes all its addresses (`accesses`). With
+        ``every`` each access calls a hook instead; tests compare the two.
         """
         if caches is not None and not every and self.image.architecture == "aarch64" and self._follower is None:
             self._follow_blocks()
