@@ -38,8 +38,7 @@ settings.register_profile("fixed", derandomize=True, database=None, **_EVERY_RUN
 settings.register_profile("search", **_EVERY_RUN)
 settings.load_profile("fixed")
 
-# Files that take longest come first, so that no worker is left with one of them at the end. Those that wait for boards
-# most of their time alternate with those that compute.
+# Files that took most CPU time in CI come first, in that order, so that no worker is left with one of them at the end.
 LONGEST = (
     "test_matrix",
     "test_bundle_arm",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 AS_THEY_ARE = {  # operators that are core operators already
     *("add.Tensor", "mul.Tensor", "div.Tensor", "relu.default", "hardtanh.default", "leaky_relu.default"),
@@ -68,7 +68,7 @@ def decomposed(inputs: list[dict], nodes: list[dict], outputs: list[str]) -> lis
     return made
 
 
-def _core(node: dict, values: dict) -> Iterator[dict] | list[dict]:
+def _core(node: dict, values: dict) -> list[dict]:
     name = _name(node)
     if name in AS_THEY_ARE:
         return [node]
@@ -99,8 +99,7 @@ def _arguments(node: dict, *defaults: object) -> list:
     """All arguments of an operator. ``defaults`` has a value for each parameter, which a missing argument takes."""
     if node["kwargs"]:
         raise Other
-    args = node["args"]
-    return [*args, *defaults[len(args) - len(defaults) :]] if len(args) < len(defaults) else args
+    return [*node["args"], *defaults[len(node["args"]) :]]
 
 
 def _chain(node: dict, *steps: tuple) -> list[dict]:
