@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from tests.support import schemas
 from tvm_mobilenet import complexity as verb
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import cost, papers, registry
@@ -329,6 +330,7 @@ def test_json_and_plain(capsys, command):
     assert command([*small, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["agree"] and document["mult_adds"] == sum(c["mult_adds"] for c in document["layers"])
+    schemas.require("complexity", document, "", "layers.0", "blocks.0", "kinds.0")
     assert command(small) == 0
     out = capsys.readouterr().out
     assert "formula and graph agree in every layer" in out and "1/N + 1/D_K^2" in out
@@ -338,6 +340,7 @@ def test_compare(capsys, command):
     assert command(["--alpha", "0.25", "--resolution", "32", "--compare", "mobilenet_v1_plain", "--json"]) == 0
     both = json.loads(capsys.readouterr().out)
     assert both["compared"]["mult_adds"] > 5 * both["model"]["mult_adds"]
+    schemas.require("complexity", both, "")
     assert command(["--alpha", "0.25", "--resolution", "32", "--compare", "mobilenet_v1:0.5-64"]) == 0
     assert "mobilenet_v1 0.5-64" in capsys.readouterr().out
 
@@ -349,6 +352,7 @@ def test_paper(capsys, command):
     assert command(["--paper", "v1", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert len(document["figures"]) == 42 and {f["paper"] for f in document["figures"]} == {"1704.04861"}
+    schemas.require("complexity", document, "", "figures.0", "errata.0")
 
 
 @pytest.mark.parametrize("text", ["v2:0", "v2:x", "v2:1-100", "v2:1-x", "missing.onnx"])

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from tests.support import schemas
 from tvm_mobilenet import factorize as verb
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import registry
@@ -123,7 +124,9 @@ def saved(tmp_path_factory):
 def test_one_sees_when_a_kernel_separates(saved, capsys, tmp_path):
     path, net = saved
     assert verb.main(["--model", str(path), "--json", "--output", str(tmp_path / "f.npz")]) == 0
-    layers = json.loads(capsys.readouterr().out)["layers"]
+    document = json.loads(capsys.readouterr().out)
+    schemas.require("factorize", document, "", "layers.0")
+    layers = document["layers"]
     assert len(layers) == 2  # not the pointwise
     plain, separable = layers
     assert separable["errors"][0] < 1e-5 < 0.5 < plain["errors"][0]

@@ -1,7 +1,6 @@
 """The schemas of docs/reference/files: what a program reads of ours is what they say, and a faulty file is refused."""
 
 import contextlib
-import copy
 import io
 import json
 import shutil
@@ -9,25 +8,12 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from referencing import Registry, Resource
 from tvm_mobilenet.tune_logs.log import Record, shipped
 
 from tests.support import bundles, modules
+from tests.support.schemas import FOLDER, SCHEMAS, faults_that_pass, printed, refused
 from tvm_mobilenet import accuracy, bench, build, doctor, tune, verify
 from tvm_mobilenet.models.preprocess import sample_images
-from tvm_mobilenet.terminal.console import plain_data
-
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "docs" / "reference" / "files"
-SCHEMAS = {path.name.removesuffix(".schema.json"): json.loads(path.read_text()) for path in FOLDER.glob("*.json")}
-REGISTRY = Registry().with_resources([(s["$id"], Resource.from_contents(s)) for s in SCHEMAS.values()])
-
-
-def refused(name: str, data: object) -> str:
-    """Why data are not of a schema; empty: they are."""
-    validator = jsonschema.Draft202012Validator(SCHEMAS[name], registry=REGISTRY)
-    error = jsonschema.exceptions.best_match(validator.iter_errors(data))
-    return f"{error.json_path}: {error.message[:300]}" if error else ""
 
 
 def said(verb, *arguments) -> dict:
@@ -51,7 +37,7 @@ def record() -> dict:
 
 
 def measured() -> dict:
-    return json.loads(json.dumps(plain_data(modules.measured())))
+    return printed(modules.measured())
 
 
 REAL = {"plan": plan, "manifest": manifest, "tune-log": record, "bench": measured}
@@ -102,26 +88,10 @@ PLACES = {
 }
 
 
-def at(data, place: str):
-    for part in filter(None, place.split(".")):
-        data = data[int(part)] if part.isdigit() else data[part]
-    return data
-
-
 @pytest.mark.parametrize("name, place", [(name, place) for name, places in PLACES.items() for place in places])
 def test_a_fault_in_a_file_is_refused(name, place):
     """Planted: a field is missing, unknown or of another type. Who reads by the schema would meet none."""
-    whole, may_miss = REAL[name](), PLACES[name][place].split()
-    for key in at(whole, place):
-        faulty = copy.deepcopy(whole)
-        at(faulty, place)[key] = [[None]]
-        assert refused(name, faulty), f"{place}.{key} is of another type"
-        if key not in may_miss:
-            del at(faulty, place)[key]
-            assert refused(name, faulty), f"{place}.{key} is missing"
-    faulty = copy.deepcopy(whole)
-    at(faulty, place)["colour"] = 1
-    assert refused(name, faulty), f"{place} has a field that is unknown"
+    assert faults_that_pass(name, REAL[name](), place, PLACES[name][place]) == []
 
 
 def objects(schema, where: str = ""):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support import schemas
 from tvm_mobilenet.models.preprocess import sample_images
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -199,12 +200,14 @@ def test_frames_come_in_either_order_of_colours_and_several_at_a_time(host, tmp_
     for name in ("several.npy", "inputs.npy"):
         done = run(sys.executable, host.folder / "mobilenet.py", tmp_path / name, "--json", "--top", "2")
         answers.append([[c["class"] for c in one["classes"]] for one in json.loads(done.stdout)])
+        assert schemas.refused("device", json.loads(done.stdout)) == ""
     assert answers[0] == answers[1] == [list(np.argsort(-row)[:2]) for row in alone]
     for flag, value in (("--seconds", "nan"), ("--seconds", "inf"), ("--seconds", "0"), ("--top", "0"), ("--top", "x")):
         done = run(sys.executable, host.folder / "mobilenet.py", "bench", tmp_path / "a.ppm", flag, value)
         assert done.returncode == 2 and f"{flag}: '{value}' is no number" in done.stderr, done
     done = run(sys.executable, host.folder / "mobilenet.py", "bench", tmp_path / "a.ppm", "--seconds", "0.05", "--json")
     assert json.loads(done.stdout)["frames_per_second"] > 0, done
+    schemas.require("device", json.loads(done.stdout), "")
 
 
 def test_the_program_leaves_a_bundle_as_it_is(copy, photo):

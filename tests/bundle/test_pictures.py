@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import bundles, modules, pictures
+from tests.support import bundles, modules, pictures, schemas
 from tvm_mobilenet.compiler import calibration_inputs, library
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import preprocess
@@ -614,6 +614,7 @@ def test_one_photograph_gets_one_answer(host, tmp_path):
             )
             assert done.returncode == 0, done.stderr
             told = json.loads(done.stdout)
+            assert schemas.refused("device", told) == ""
             assert told["seeded"] and told["scores"] == "logits" and told["file"] == str(tmp_path / f"a.{kind}")
             best = [(c["class"], c["label"], round(c["score"], 3), round(c["probability"], 5)) for c in told["classes"]]
             assert len(best) == 3 and told["threads"] == 1 and set(told) >= {"model", "target", "build"}
@@ -636,9 +637,13 @@ def test_json_is_json_whatever_a_label_holds(copy, tmp_path):
         assert done.returncode == 0 and done.stdout.count(b"\n") == 1, done.stderr
         told[verb] = json.loads(done.stdout.decode())
         assert told[verb]["model"] == "v1 0.25-128"
+        assert schemas.refused("device", told[verb]) == ""
     assert told["classify"]["file"] == str(photo)
     assert {c["class"]: c["label"] for c in told["classify"]["classes"]} == {
         i: line.decode(errors="replace") for i, line in enumerate(lines)
     }
+    schemas.require("device", {**told["classify"], "classes": told["classify"]["classes"][:2]}, "", "classes.0")
+    schemas.require("device", told["info"], "", "inputs.0", "bytes")
+    schemas.require("device", told["bench"], "", "milliseconds")
     assert told["info"]["inputs"][0]["shape"] == [1, 3, 128, 128] and told["info"]["classes"] == 1000
     assert 0 < told["bench"]["milliseconds"]["fastest"] <= told["bench"]["milliseconds"]["slowest"]

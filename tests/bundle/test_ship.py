@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from tests.support import bundles
+from tests.support import bundles, schemas
 from tvm_mobilenet import ship
 from tvm_mobilenet.errors import TvmMobilenetError
 
@@ -38,8 +38,8 @@ def changed(bundle, name: str, data: bytes, **manifest):
 
 def current(folder) -> str:
     """The current version; it must work."""
-    done = subprocess.run([folder / "current/mobilenet", "selftest"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([folder / "current/mobilenet", "selftest", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0 and schemas.refused("device", json.loads(done.stdout)) == "", done.stderr
     return os.path.basename(os.readlink(folder / "current"))
 
 
@@ -112,9 +112,12 @@ def test_over_ssh_to_several_boards_with_a_table(bundle, sshd, tmp_path, capsys)
     places = [f"--to=ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path}/{n}" for n in "ab"]
     assert ship.main(["--bundle", str(tmp_path / "b.tar.gz"), *places, "--ssh", ssh]) == 0
     assert capsys.readouterr().out.count("passed") == 2
-    assert ship.main(["--bundle", str(tmp_path / "b.tar.gz"), *places, "--to=ssh://127.0.0.1:1/x", "--ssh", ssh]) == 4
-    out = capsys.readouterr().out
-    assert out.count("passed") == 2 and out.count("FAILED") == 1
+    lost = "--to=ssh://127.0.0.1:1/x"
+    assert ship.main(["--bundle", str(tmp_path / "b.tar.gz"), *places, lost, "--ssh", ssh, "--json"]) == 4
+    boards = json.loads(capsys.readouterr().out)
+    assert ["passed" in board["selftest"] for board in boards] == [not board["error"] for board in boards]
+    assert [bool(board["version"]) for board in boards] == [True, True, False]
+    schemas.require("ship", boards, "0", "2")
     assert current(tmp_path / "a").startswith("0002-")
 
 

@@ -16,6 +16,7 @@ from tvm_mobilenet.tune_logs import keys
 from tvm_mobilenet.tune_logs.log import Journal, trials_of
 
 import tvm_mobilenet
+from tests.support import schemas
 from tests.support.fake_board import Costs, Fails, cost_of
 from tvm_mobilenet import __main__, compiler, packages, schedules, targets, tune, tune_logs
 from tvm_mobilenet.cli import entry, options
@@ -24,7 +25,7 @@ from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.survey import tune_page
 from tvm_mobilenet.terminal import console
-from tvm_mobilenet.tuning import layer_search
+from tvm_mobilenet.tuning import known_layers, layer_search
 from tvm_mobilenet.tuning import session as tuning
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,6 +231,7 @@ def test_json_is_one_document(capsys):
     assert tune.main(["--target", "list", "--json"]) == 0
     out = json.loads(capsys.readouterr().out)
     assert {"arm", "rpi3", "rpi4", "rpi5", "zero2w", "armv7", "host"} <= {one["name"] for one in out}
+    assert schemas.refused("targets", out) == "" and schemas.refused("targets", [{**out[0], "colour": 1}])
     console.print_json({"a": float("nan"), "b": Path("c"), "d": (1, 2)})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": "c", "d": [1, 2]}
 
@@ -295,7 +297,7 @@ def test_tune_beats_a_bad_default_and_logs_what_won(network, tmp_path, capsys):
     assert "predicted on 1 core" in out and "pointwise m196 n512 k512 f32 relu6" in out and "% of peak" in out
 
 
-def test_tune_again_does_nothing_twice(network, tmp_path, monkeypatch):
+def test_tune_again_does_nothing_twice(network, tmp_path, monkeypatch, capsys):
     tuned(network, tmp_path)
     before = (tmp_path / "evaluated").read_text(), (tmp_path / "log.jsonl").read_text()
     with monkeypatch.context() as patch:
@@ -303,6 +305,11 @@ def test_tune_again_does_nothing_twice(network, tmp_path, monkeypatch):
         again = tuned(network, tmp_path)
     assert again.new_trials == 0 and again.ended == "done"
     assert before == ((tmp_path / "evaluated").read_text(), (tmp_path / "log.jsonl").read_text())
+    counts = network.graph.counts
+    known_layers.print_known(tuning.prepare(counts, targets.load("rpi4"), "virtual", tmp_path / "log.jsonl", 30), True)
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["trials"], row["cost"]) for row in rows] == [(30, layer.tuned) for layer in again.layers]
+    schemas.require("tune-list", rows, "0")
     more = tuned(network, tmp_path, trials=40)
     assert more.new_trials == 20
 

@@ -10,6 +10,7 @@ import statistics
 import numpy as np
 import pytest
 
+from tests.support import schemas
 from tvm_mobilenet import bench, targets
 from tvm_mobilenet.boards import open_board
 from tvm_mobilenet.boards.agent import facts, measure, measured_process, services
@@ -326,6 +327,7 @@ def test_the_comparison_with_time_evaluator_takes_turns_in_one_process(folders):
         found = measured_rows.check_timing(board, built.read(folders / "host"), 1, 0.5, rounds=6)
     assert len(found["ratios"]) == 6 and found["median"] == statistics.median(found["ratios"])
     assert all(math.isfinite(r) and r > 0 for r in found["ratios"])
+    schemas.require("check-timing", schemas.printed(found), "")
 
 
 # ---- mistakes

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from tests.support import schemas
 from tvm_mobilenet import profile, targets
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.plan import Plan, Step, Tensor
@@ -72,10 +73,12 @@ def test_every_kernel_call_is_there_in_order_with_how_it_was_built(measured, fol
     assert all((x.decisions, x.source) == (how[x.layer].decisions, how[x.layer].source) for x in measured.layers)
     assert not measured.is_predicted and all(x.predicted is None for x in measured.layers)
     assert any("assumed" in note for note in measured.notes), "this machine's ceilings are no known ones"
+    schemas.require("profile", schemas.printed(measured), "", "environment.board")
 
 
 def test_shares_gflops_and_multiples_follow_from_the_times(predicted):
     assert predicted.is_predicted and sum(x.share for x in predicted.layers) == pytest.approx(1)
+    schemas.require("profile", schemas.printed(predicted), "", "layers.0", "layers.0.roofline", "kinds.0")
     assert predicted.seconds == pytest.approx(sum(x.seconds for x in predicted.layers))
     for x in predicted.layers:
         assert x.share == pytest.approx(x.seconds / predicted.seconds)

@@ -11,6 +11,7 @@ import pytest
 from tvm_mobilenet.tune_logs.log import Journal, Record
 
 from tests.cli.test_cli import run
+from tests.support import schemas
 from tvm_mobilenet import sweep, targets
 from tvm_mobilenet.cluster import place
 from tvm_mobilenet.compiler import module as built
@@ -152,13 +153,16 @@ def test_a_network_costs_what_the_built_module_is_predicted_to(estimated, tmp_pa
     assert found.parameters == sum(c.parameters for c in counted)
 
 
-def test_what_was_estimated_is_not_run_again(estimated, monkeypatch):
+def test_what_was_estimated_is_not_run_again(estimated, monkeypatch, capsys):
     estimates, found = estimated
     before = estimates.read_bytes()
     assert len(before.splitlines()) == 1
     monkeypatch.setattr(place, "Workers", None)  # nobody is asked
     again = estimating.estimate_networks([SMALL], RPI4, estimates=estimates, workers=1)
     assert again == [found] and estimates.read_bytes() == before
+    words = ["--target", "rpi4", "--alphas", "0.25", "--resolutions", "32", "--estimates", str(estimates), "--json"]
+    assert sweep.main(words) == 0
+    schemas.require("sweep", json.loads(capsys.readouterr().out), "", "networks.0")
 
 
 class Pool:
@@ -469,6 +473,7 @@ def test_theory_says_by_how_much_cycles_differ_from_mult_adds(monkeypatch):
     columns, rows = found.table()
     assert all(len(row) == len(columns) for row in rows) and len(rows) == 7
     assert found.words()
+    schemas.require("sweep", schemas.printed(found), "", "comparisons.0")
 
 
 # ---- the verb
@@ -496,14 +501,16 @@ def test_a_budget_builds_and_verifies_what_it_chose(tmp_path):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["chosen"]["resolution"] == 160 and document["verification"]["ok"]
+    schemas.require("sweep", document, "", "chosen")
     estimated = next(n for n in document["networks"] if n["resolution"] == 160)
     for name in ("milliseconds", "milliseconds_all_cores"):
         assert document["chosen"][name] == document["verification"][name]
         assert document["chosen"][name] == pytest.approx(estimated[name], rel=2e-3)
     assert document["chosen"]["memory_bytes"] == estimated["memory_bytes"] and document["built_and_over"] == []
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 3
-    done = run(*command, "--budget", "1ms")
+    done = run(*command, "--budget", "1ms", "--json")
     assert done.returncode == 6 and "the nearest, v1 0.25-128" in done.stderr
+    schemas.require("sweep", json.loads(done.stdout), "")
 
 
 def test_several_dtypes_share_one_front(capsys):

@@ -204,6 +204,7 @@ def output_folder(args: argparse.Namespace, model: ModelOptions, target) -> Path
 def load_target(args: argparse.Namespace):
     """The requested target, or None after the answer to ``--target list``."""
     from tvm_mobilenet import targets
+    from tvm_mobilenet.targets import stored
     from tvm_mobilenet.terminal.console import print_json, print_table
     from tvm_mobilenet.terminal.table import Detail
 
@@ -220,7 +221,7 @@ def load_target(args: argparse.Namespace):
         return ", ".join(dtype for dtype in DTYPES if target.computes(dtype))
 
     if getattr(args, "json", False):
-        print_json(known)
+        print_json([stored.to_data(target) for target in known])
     else:
         print_table(
             ("target", "board", Detail("core"), "cores", "MHz", "computes", Detail("triple")),
