@@ -1,5 +1,6 @@
 """Boards over RPC: what runs on this machine runs there too, and whatever goes wrong there ends in a clear message."""
 
+import gc
 import glob
 import os
 import signal
@@ -191,6 +192,48 @@ def test_a_kernel_that_crashes(agent, library):
         assert isinstance(e.info.value, Lost) and e.info.value.crashed
     assert agent.is_clean()
     works(agent.url, library)
+
+
+def test_a_session_gives_its_place_back(agent, library):
+    """TVM has 32 places for a process. Neither errors nor closed boards and modules keep one, without the collector."""
+    kept, places = [], []
+    gc.collect()
+    gc.disable()
+    try:
+        for symbol in ("fine", "missing", "crash", "fine"):
+            board = open_board(agent.url, HOST)
+            places.append(board.session.rpc._tbl_index)
+            module = board.load(library)
+            module.write(module.alloc(4), np.zeros(1, np.float32))
+            for call in (lambda m=module, s=symbol: m.call(s, [np.zeros(1, np.float32)]),
+                         lambda b=board: b.service("nothing", {})):  # fmt: skip
+                try:
+                    call()
+                except BoardError as e:
+                    kept.append(e)
+            board.close()
+            kept += [board, module]
+    finally:
+        gc.enable()
+    assert len(set(places)) == 1 and len(kept) == 4 * 3 + 2, places
+    with pytest.raises(Lost):
+        kept[-1].call("fine", [np.zeros(1, np.float32)])
+
+
+def test_all_places_of_a_process_are_taken(agent):
+    from tvm import rpc
+
+    taken = []
+    with pytest.raises(Exception, match="maximum number of RPC session"):
+        while True:
+            taken.append(rpc.LocalSession())
+    with fault("as many sessions with boards open as TVM allows"):
+        open_board(agent.url, HOST)
+    del taken
+    gc.collect()
+    with open_board(agent.url, HOST) as board:
+        assert board.has_agent
+    assert agent.is_clean()
 
 
 def test_the_client_is_killed(agent, library):

@@ -91,6 +91,8 @@ class RemoteBoard:
             *where, key, limit=limit, wait=wait, waiting=busy, secret=self._secret, demanded=demanded,
             trusted=address.trusted,
         )  # fmt: skip
+        self._serve = None
+        self.session.drop_at_end(self._forget)
         try:
             self._serve = self.session.do("looking for the agent", self._find_agent)
             self.facts = self.service("ping", {}) if self._serve else {}
@@ -124,6 +126,9 @@ class RemoteBoard:
         except AttributeError:
             return None
 
+    def _forget(self) -> None:
+        self._serve = None
+
     @property
     def where(self) -> str:
         """``host:port`` of the session."""
@@ -146,7 +151,7 @@ class RemoteBoard:
         BoardError
             The board has no agent, the service fails, or the session ends.
         """
-        if not self._serve:
+        if not self._serve and not self.session.over:
             from tvm_mobilenet.boards.remote import plain
 
             raise BoardError(

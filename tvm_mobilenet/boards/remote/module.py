@@ -52,8 +52,9 @@ class RemoteModule(KernelModule):
         self._next = 1 << 20
         self._symbols: set[str] = set()  # symbols of kernels that were found there
         self._threads = 0  # the last number set
-        remote = board.upload(path)
-        self._module = load_library(board, remote, path)
+        self._module = None
+        self._session.drop_at_end(self._forget)
+        self._module = load_library(board, board.upload(path), path)
 
     def __enter__(self) -> RemoteModule:
         return self
@@ -157,8 +158,7 @@ class RemoteModule(KernelModule):
             runs = [self._run(symbol, tensors, count) for count in cores]
             args[-1][...] = self._do("downloading a result", tensors[-1].numpy)
         finally:
-            if not self._session.over:
-                self._do("freeing memory", tensors.clear)
+            self._session.drop(tensors.clear)
         return [LocalRun(symbol, Seconds(min(samples)), repeats, list(args[-1:]), samples) for samples, repeats in runs]
 
     def _run(self, symbol: str, tensors: list, cores: int | None) -> tuple[list[float], int]:

@@ -81,10 +81,12 @@ class PlainServer:
 
             return session.do("measuring the network", evaluate, seconds=60 + 10 * seconds)
 
-        warm = warm_up(times, float(request.get("warm_up_seconds", 5.0)))
-        number, repeat = choose(warm["run_seconds"], seconds)
-        rounds = [times(len(part), number) for part in np.array_split(np.arange(repeat), ROUNDS)]
-        session.do("freeing memory", vm.clear)
+        try:
+            warm = warm_up(times, float(request.get("warm_up_seconds", 5.0)))
+            number, repeat = choose(warm["run_seconds"], seconds)
+            rounds = [times(len(part), number) for part in np.array_split(np.arange(repeat), ROUNDS)]
+        finally:
+            session.drop(vm.clear)
         return _answer(request, warm, number, repeat, rounds)
 
     def _measure_kernels(self, request: dict) -> dict:

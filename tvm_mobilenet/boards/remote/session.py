@@ -4,16 +4,21 @@ Calls run one after the other in a thread of the session that no signal reaches.
 while it waits (Ctrl-C, the resizing of a terminal), it runs Python's signal handlers without Python's lock and may
 crash. It also waits without end, and obeys every frame. So a process between it and the board (``reply_filter``) lets
 only answers pass; it is ended when a call's time is over.
+
+TVM gives each session one of 32 places of the process, and takes it back when the last reference to the session or to
+any object of it goes. So an error holds none of them, and the end of a session drops those that still exist.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue
 import re
 import signal
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
@@ -26,8 +31,10 @@ from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 
 CALL_SECONDS = 60.0
 GRACE_SECONDS = 2.0  # for the session's thread to end
+_MANY = 8  # places in use, from which on garbage is collected to free some
 _REPORT_SECONDS = 10.0  # for the filter process to report why the channel closed
 _CHANNEL = re.compile(r"kShutdown|[Cc]hannel closes|[Pp]ipe (read|write) error|previously closed|code=1\b")
+_NO_PLACE = "maximum number of RPC session"
 _NO_MEMORY = re.compile(r"bad_alloc|out of memory|[Cc]annot allocate memory|posix_memalign")
 ENDED = "session ended: "  # start of the agent's last message (``agent``)
 _UNASKED = "the session was ended, because the server sent data that no board sends"
@@ -114,6 +121,7 @@ class Session:
         self._trusted, self._stranger = trusted, ""
         if demanded and not self._secret:
             raise BoardError(f"{self.where}: this machine has no token for boards beyond it", _NO_TOKEN)
+        self._dropping: list[weakref.WeakMethod] = []
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="rpc session", daemon=True)
         self._thread.start()
@@ -145,10 +153,14 @@ class Session:
                         "no RPC server",
                         "wait for the other session to end, or restart the server there",
                     ) from None
+            return
         except TvmMobilenetError:
             raise
         except Exception as e:
-            raise self._unopened(host, port, key, str(e)) from None
+            text = str(e)
+        finally:
+            del future
+        raise self._unopened(host, port, key, text)
 
     def _dialed(self, host: str, port: int) -> socket.socket:
         """Open a connection. A server that is not this user's must prove that it has the token."""
@@ -164,6 +176,11 @@ class Session:
         if ENDED in text:  # the agent's own words
             words = plain(" ".join(text.split()).split(ENDED)[-1])[:300]
             return BoardError(f"{self.where}: {words}", "the agent's log says more")
+        if _NO_PLACE in text:
+            return BoardError(
+                f"{self.where}: this process has as many sessions with boards open as TVM allows",
+                "close some of them, or open this one in another process",
+            )
         kind, why = self._link.over(_REPORT_SECONDS if _CHANNEL.search(text) else 0.0)
         if kind == "refused":
             return Lost(self.where, f"{_UNASKED}: {why}", _FOREIGN, refused=True)
@@ -225,21 +242,38 @@ class Session:
         BoardError
             The code on the board reports an error; the session continues.
         """
-        if self.over:
-            raise Lost(self.where, self.over, "open the board again", self._refused)
-        future = self._submit(call, *args)
+        future = None
         try:
+            if self.over:
+                raise Lost(self.where, self.over, "open the board again", self._refused)
+            future = self._submit(call, *args)
             return future.result(seconds)
         except Late:
             self._end(f"no answer within {seconds:g} s while {what}")
-            raise Lost(self.where, self.over, "the kernel never returns, or the board hangs or left") from None
-        except TvmMobilenetError:
-            raise
+            error = Lost(self.where, self.over, "the kernel never returns, or the board hangs or left")
+        except TvmMobilenetError as e:
+            error = e.with_traceback(None)
+            error.__context__ = None
         except (KeyboardInterrupt, SystemExit):
             self._end("interrupted")
             raise
         except Exception as e:
-            raise self._error(e, what) from None
+            error = self._error(e, what)
+        finally:
+            del future, call, args  # so that the error's traceback holds no object of the session
+        raise error
+
+    def drop(self, call: Callable[[], None]) -> None:
+        """Run ``call``, which drops objects of the session, in the session's thread; also if the session is over."""
+        if self._thread.is_alive():
+            with contextlib.suppress(Exception):
+                self._submit(call).result(GRACE_SECONDS)
+        else:
+            call()
+
+    def drop_at_end(self, method: Callable[[], None]) -> None:
+        """Let ``close`` run a bound method that drops objects of the session, if its owner still exists."""
+        self._dropping.append(weakref.WeakMethod(method))
 
     def _error(self, error: Exception, what: str) -> BoardError:
         text = " ".join(str(error).split())
@@ -275,24 +309,33 @@ class Session:
         """End the session, and the board's processes of it."""
         if self.rpc is not None and not self.over:
             with contextlib.suppress(BoardError):  # TVM's client says good-bye when its last reference goes
-                self.do("closing", self._forget, seconds=5)
+                self.do("closing", self._leave, seconds=5)
         self._end("closed")
-        self.rpc = None
+        self.drop(self._forget)
         self._jobs.put(None)
         self._thread.join(GRACE_SECONDS)
         if self._link is not None:
             self._link.close()
             self._link = None
 
+    def _leave(self) -> None:
+        self.rpc = None
+
     def _forget(self) -> None:
         self.rpc = None
+        for method in self._dropping:
+            if drops := method():
+                drops()
 
 
 def _connect(command: list[str]):
     """Connect TVM's client to the filter process in place of the board."""
     from tvm.rpc import _ffi_api, client
 
-    return client.RPCSession(_ffi_api.CreatePipeClient(*command))
+    session = client.RPCSession(_ffi_api.CreatePipeClient(*command))
+    if session._tbl_index >= _MANY:
+        gc.collect()  # sessions that were never closed, in cycles of references
+    return session
 
 
 def _words(text: str) -> str:
