@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,8 @@ import torch
 from torch import nn
 
 import tvm_mobilenet as tm
-from tests.support import modules
-from tvm_mobilenet import api
+from tests.support import modules, schemas
+from tvm_mobilenet import api, bench
 from tvm_mobilenet.cli.verbs import verbs
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.terminal import console
@@ -98,6 +100,35 @@ def test_a_saved_build_needs_nothing_of_what_it_was_compiled_from(module, tmp_pa
     assert again.bundle(tmp_path / "net.tar.gz").stat().st_size > 0
 
 
+@pytest.fixture(scope="module")
+def named(module, tmp_path_factory):
+    """A build in int8 of a module, an array for calibration and names of classes that are in no file."""
+    made = tm.compile(
+        module,
+        "rpi5",
+        torch.zeros(1, 3, SIZE, SIZE),
+        dtype="int8",
+        calibrate=np.concatenate([image(seed) for seed in range(4)]),
+        labels=list("abcdefg"),
+        output=tmp_path_factory.mktemp("named") / "build",
+        progress=False,
+    )
+    return made.save(made.folder.parent / "copy")
+
+
+def test_a_build_says_what_was_compiled_and_keeps_no_temporary_path(named, tmp_path, capsys):
+    """The folder that the module was written to is gone: its name would tell nobody anything."""
+    assert named.options.title == "Separable int8" and named.options.slug.startswith("Separable-")
+    assert repr(named).startswith("<Separable int8 for rpi5")
+    manifest = json.loads((named.bundle(tmp_path / "bundle") / "manifest.json").read_text())
+    plan = json.loads((named.folder / "plan.json").read_text())
+    for model in (plan["info"]["model"], manifest["model"]):
+        assert (model["model"], model["module"]) == ("Separable.pt2", "Separable")
+    assert schemas.refused("plan", plan) == schemas.refused("manifest", manifest) == ""
+    assert os.sep not in json.dumps([plan["info"]["model"], manifest["model"]])
+    assert bench.main([str(named.folder)]) == 0 and capsys.readouterr().out.startswith("Separable int8 on rpi5")
+
+
 def test_saving_over_an_earlier_copy_keeps_what_somebody_else_put_there(net, tmp_path):
     net.save(tmp_path / "copy")
     (tmp_path / "copy" / "thesis.txt").write_text("work of a year")
@@ -128,18 +159,10 @@ def test_a_program_and_its_file_give_the_same(module, net, tmp_path):
         assert np.array_equal(tm.compile(model, "rpi4", progress=False).run(image()), said)
 
 
-def test_int8_takes_arrays_for_calibration(module, tmp_path):
-    made = tm.compile(
-        module,
-        "rpi5",
-        torch.zeros(1, 3, SIZE, SIZE),
-        dtype="int8",
-        calibrate=np.concatenate([image(seed) for seed in range(4)]),
-        progress=False,
-    )
-    made.verify(count=1).require()
+def test_int8_takes_arrays_for_calibration(module, named):
+    named.verify(count=1).require()
     said = module(torch.from_numpy(image(1))).detach().numpy()
-    assert np.corrcoef(made.run(image(1)).ravel(), said.ravel())[0, 1] > 0.95
+    assert np.corrcoef(named.run(image(1)).ravel(), said.ravel())[0, 1] > 0.95
 
 
 def test_compiling_leaves_the_module_as_it_was():
@@ -219,7 +242,7 @@ EXAMPLE = torch.zeros(1, 3, SIZE, SIZE)
         (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, labels="nowhere.txt"), "nowhere.txt"),
         (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, input="nowhere.jpg"), "nowhere.jpg"),
         (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, weights="w.pth"), "w.pth"),
-        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, classes=3), "Separable.pt2 is a whole network"),
+        (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, classes=3), "Separable is a whole network"),
         (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, dtype="float16"), "float16"),
         (lambda: tm.compile(Separable(), "rpi5", EXAMPLE, dtype="int8", calibrate="nowhere"), "nowhere"),
         (lambda: tm.compile(Separable(), "rpi4", EXAMPLE, keep_float="conv"), "int8"),
@@ -412,7 +435,7 @@ def test_verbs_that_are_functions_stay_modules():
 
 
 def test_keywords_are_the_options_of_a_model():
-    fields = set(ModelOptions.__dataclass_fields__) - {"model", "dtype", "decided", "keep_dtype"}
+    fields = set(ModelOptions.__dataclass_fields__) - {"model", "dtype", "decided", "keep_dtype", "module", "temporary"}
     assert set(tm.ModelKeywords.__annotations__) == fields
 
 

@@ -11,6 +11,7 @@ from tvm_mobilenet.compiler import calibration_inputs, kept_float, quantization,
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.models.preprocess import sample_images
 from tvm_mobilenet.passes.mixed import Kept
 from tvm_mobilenet.passes.quantize import Quantization
 
@@ -166,8 +167,37 @@ def test_arrays_become_inputs(network, tmp_path):
     assert len(found) == 6 and told == "6 inputs of 2 array files of --calibrate"
     assert all(np.array_equal(x, one[None]) for (x,), one in zip(found, batch, strict=False))
     assert found[3][0].min() == network.image.preprocess.bounds[0] and found[5][0].max() == 1.0
+    many = calibration_inputs.given_inputs(network, [str(tmp_path / "batch.npy"), str(tmp_path)])
+    assert len(many[0]) == 9, "a file that is named counts beside its folder"
     own = load_network(replace(OPTIONS, calibrate=(str(tmp_path / "batch.npy"),)))
     assert own.precision.images == "3 inputs of 1 array files of --calibrate" != network.precision.images
+
+
+def test_a_folder_stands_for_all_below_it(network, tmp_path, monkeypatch):
+    """ImageNet has a folder for each class: all take part, though not all images, and the next build takes the same."""
+    photograph = sample_images()[0]
+    for name in ("n1/a.JPG", "n1/b.jpg", "n2/deep/c.jpg", "n3/d.jpg", "n3/e.jpg", "n3/f.jpg", ".hidden/g.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(photograph)
+    (tmp_path / "n1" / ".thumbnail.jpg").write_bytes(b"")
+    (tmp_path / "n1" / "notes.txt").write_text("no image")
+    (tmp_path / "n4").symlink_to(tmp_path / "n2")  # seen already, by another name
+    (tmp_path / "n2" / "loop").symlink_to(tmp_path)
+    named, inside = calibration_inputs.files([str(tmp_path)])
+    assert named == []
+    assert [p.relative_to(tmp_path).as_posix() for p in inside] == [
+        "n1/a.JPG", "n1/b.jpg", "n2/deep/c.jpg", "n3/d.jpg", "n3/e.jpg", "n3/f.jpg",
+    ]  # fmt: skip
+    monkeypatch.setattr(calibration_inputs, "SAMPLE", 3)
+    read = []
+    load = calibration_inputs.load_image
+    monkeypatch.setattr(calibration_inputs, "load_image", lambda path, how: read.append(path.name) or load(path, how))
+    found, told = calibration_inputs.given_inputs(network, [str(tmp_path)])
+    assert read == ["a.JPG", "c.jpg", "e.jpg"] and len(found) == 3
+    assert told == "3 images of --calibrate, evenly spread over 6 files"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TvmMobilenetError, match="no image is in it or in a folder below it"):
+        calibration_inputs.files([str(tmp_path / "empty")])
 
 
 @pytest.mark.parametrize(

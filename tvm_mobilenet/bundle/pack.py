@@ -272,7 +272,7 @@ def read(path: str | Path, signers: signature.Signers | None = None) -> Bundle:
 
 def _model(options) -> dict:
     """The model's description, without a path of this machine."""
-    left_out = ("weights", "input", "labels", "calibrate", "quantization", "decided", "trust_file")
+    left_out = ("weights", "input", "labels", "calibrate", "quantization", "decided", "trust_file", "temporary")
     data = {k: v for k, v in asdict(replace(options, decided=None)).items() if k not in left_out}
     return {**data, "model": options.model if options.in_registry or options.package else Path(options.model).name}
 

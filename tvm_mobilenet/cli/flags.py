@@ -93,7 +93,7 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         refuse(
             args,
             ("--alpha", "--classes", "--weights", "--seed", "--features"),
-            f"{model.model} is a whole network: its layers and weights are in the file",
+            f"{model.module or model.model} is a whole network: its layers and weights are in the file",
             "leave it out; these flags are for networks by name, such as --model v2",
         )
         return

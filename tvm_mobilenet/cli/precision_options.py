@@ -42,9 +42,9 @@ def add_precision_options(group, images: bool = True) -> None:
         "--calibrate",
         nargs="+",
         metavar="FOLDER|FILE",
-        help="images, folders of images, or .npy and .npz files of the network's inputs; int8 calibrates its scales "
-        "with them, float16 finds layers that would exceed its range (default: the photographs that ship, and "
-        "that of --input)",
+        help="images, folders with images in them or below, or .npy and .npz files of the network's inputs; int8 "
+        "calibrates its scales with them, float16 finds layers that would exceed its range (default: the photographs "
+        "that ship, and that of --input)",
     )
     group.add_argument(
         "--calibration-method",

@@ -136,8 +136,9 @@ def requested(
     values = _values(options, temporary.path)
     flags = [f"--{name.replace('_', '-')}" for name in values]
     path = keywords.path_of("model", model) if named else f"{type(model).__name__}.pt2"
+    own = {"module": None if named else type(model).__name__, "temporary": temporary.path}
     try:
-        asked = (checked if named else _fitting)(ModelOptions(model=path, dtype=dtype, **values), place, flags)
+        asked = (checked if named else _fitting)(ModelOptions(model=path, dtype=dtype, **own, **values), place, flags)
         if not named:  # exporting takes seconds: last
             asked = replace(asked, model=str(given.save(model, example_inputs, temporary.path)))
         yield asked, place, temporary

@@ -3,6 +3,10 @@
 Images become inputs in the same way as those of ``--input``. A ``.npy`` or ``.npz`` file has one input of the network
 or a batch of them: ``(N, 3, H, W)``. A network that takes images also takes bytes, ``(N, H, W, 3)`` uint8, and
 normalises their pixels. For a network with several inputs, a ``.npz`` file has one array for each, by name.
+
+A folder stands for all such files in it and in the folders below it, as ImageNet and ImageFolder have a folder for each
+class. Of more than `SAMPLE` files in folders that number is taken, at even distances in the order of their names, so
+that all classes take part and the next build takes the same.
 """
 
 from __future__ import annotations
@@ -16,16 +20,18 @@ import numpy as np
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import archives
 from tvm_mobilenet.files.reading import refusal
+from tvm_mobilenet.models.labelled_images import evenly_spread, files_below
 from tvm_mobilenet.models.preprocess import SUFFIXES, load_image
 from tvm_mobilenet.runtime.mobilenet_pictures import stored_array
 
 ARRAYS = (".npy", ".npz")
 IMAGES = tuple(suffix for suffix in SUFFIXES if suffix not in ARRAYS)
+SAMPLE = 128  # each takes about as long as some runs in float32, layer by layer
 MOST_BYTES = 1 << 32  # limit of the arrays in one file
 
 
 def given_inputs(network, paths: Sequence[str]) -> tuple[list[tuple[np.ndarray, ...]], str]:
-    """The inputs in files and folders, and a description of them.
+    """The inputs in files and folders, and a description of them, which says how many of how many were taken.
 
     Raises
     ------
@@ -33,9 +39,10 @@ def given_inputs(network, paths: Sequence[str]) -> tuple[list[tuple[np.ndarray, 
         A path does not exist, a folder has no file of a known kind, or a file does not fit the network.
     """
     suffixes = ARRAYS if network.image is None else (*IMAGES, *ARRAYS)
-    paths_ = files(paths, suffixes)
+    named, inside = files(paths, suffixes)
+    taken = [*named, *evenly_spread(inside, SAMPLE)]
     found: list[tuple[np.ndarray, ...]] = []
-    for path in paths_:
+    for path in taken:
         if path.suffix.lower() in ARRAYS:
             found += _of_arrays(network, path)
         elif network.image is None:
@@ -44,34 +51,43 @@ def given_inputs(network, paths: Sequence[str]) -> tuple[list[tuple[np.ndarray, 
             )
         else:
             found += _batched(network, load_image(path, network.image.preprocess))
-    arrays = sum(path.suffix.lower() in ARRAYS for path in paths_)
-    images = len(paths_) - arrays
+    arrays = sum(path.suffix.lower() in ARRAYS for path in taken)
+    images = len(taken) - arrays
     told = [f"{images} image{'s' * (images > 1)}"] if images else []
     if arrays:
         told.append(f"{len(found) - images} input{'s' * (len(found) - images > 1)} of {arrays} array files")
-    return found, f"{' and '.join(told)} of --calibrate"
+    there = len(named) + len(inside)
+    sampled = f", evenly spread over {there:,} files" if there > len(taken) else ""
+    return found, f"{' and '.join(told)} of --calibrate{sampled}"
 
 
-def files(paths: Sequence[str], suffixes: Sequence[str] = (*IMAGES, *ARRAYS)) -> list[Path]:
-    """The files among these paths and in these folders; those of a folder in the order of their names.
+def files(paths: Sequence[str], suffixes: Sequence[str] = (*IMAGES, *ARRAYS)) -> tuple[list[Path], list[Path]]:
+    """The files among these paths, and those in the folders among them, each folder's in the order of their names.
 
     Raises
     ------
     TvmMobilenetError
         A path does not exist, or a folder has no such file.
     """
+    named: list[Path] = []
     found: list[Path] = []
     for path in map(Path, paths):
+        if not path.is_dir():
+            named.append(path)
+            continue
         try:
-            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+            inside = files_below(path, suffixes)
         except OSError as e:
-            raise TvmMobilenetError(f"--calibrate {path}: {reason(e)}", "give images, or folders of them") from None
-        kept = [p for p in inside if p == path or p.suffix.lower() in suffixes]
-        if not kept:
+            raise TvmMobilenetError(
+                f"--calibrate {e.filename}: {reason(e)}", "give images, or folders of them"
+            ) from None
+        if not inside:
             kind = "image" if IMAGES[0] in suffixes else "array"
-            raise TvmMobilenetError(f"--calibrate {path}: no {kind} is in it", f"they end in {', '.join(suffixes)}")
-        found += kept
-    return found
+            raise TvmMobilenetError(
+                f"--calibrate {path}: no {kind} is in it or in a folder below it", f"they end in {', '.join(suffixes)}"
+            )
+        found += inside
+    return named, found
 
 
 def _batched(network, images: np.ndarray) -> list[tuple[np.ndarray, ...]]:

@@ -2,7 +2,8 @@
 
 A build keeps each file's absolute path, its path relative to the build's folder, and its hash. So the file is found
 from another working directory, after a move of the whole tree, and as a copy in the build's own folder. If a file is
-gone, the error lists every place that was tried.
+gone, the error lists every place that was tried. A file that a program's object was written to is in the build's folder
+alone; its temporary path is not kept.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def to_data(options: ModelOptions, folder: Path) -> dict:
     from tvm_mobilenet.compiler.module import file_hash
 
     data, files = asdict(replace(options, decided=None)), {}
-    data = {
-        name: str(v) if isinstance(v, Path) else v for name, v in data.items() if name not in ("decided", "trust_file")
-    }
+    left_out = ("decided", "trust_file", "temporary")
+    data = {name: str(v) if isinstance(v, Path) else v for name, v in data.items() if name not in left_out}
+    data["calibrate"] = tuple(Path(one).name if _is_object(one, options) else one for one in options.calibrate)
     for name in _FLAGS:
         given = data[name]
         if given is None or (name == "model" and (options.in_registry or options.package)):
@@ -38,13 +39,19 @@ def to_data(options: ModelOptions, folder: Path) -> dict:
             continue
         file, factory = _split(name, given)
         path = Path(os.path.abspath(file))
-        data[name] = f"{path}{factory}"
+        own = _is_object(file, options)
+        data[name] = path.name if own else f"{path}{factory}"
         files[name] = {
-            "given": str(given),
-            "from_build": os.path.relpath(path, folder),
+            "given": path.name if own else str(given),
+            "from_build": path.name if own else os.path.relpath(path, folder),
             "sha256": file_hash(path) if path.is_file() else None,
         }
     return {**data, "files": files}
+
+
+def _is_object(file: str | Path, options: ModelOptions) -> bool:
+    """Whether a file was written from a program's object."""
+    return options.temporary is not None and Path(file).parent == options.temporary
 
 
 def from_build(module, **changes) -> ModelOptions:
@@ -123,7 +130,7 @@ def _find(name: str, path: Path, kept: dict, folder: Path) -> Path:
     from tvm_mobilenet.compiler.module import file_hash
 
     beside = (os.path.abspath(folder / kept["from_build"]), os.path.abspath(folder / path.name))
-    places = list(dict.fromkeys((path, *map(Path, beside))))
+    places = list(dict.fromkeys((*(path,) * path.is_absolute(), *map(Path, beside))))
     there = [place for place in places if place.is_file()]
     for place in there:
         if kept["sha256"] is None or file_hash(place) == kept["sha256"]:

@@ -42,7 +42,7 @@ def save(model: nn.Module | ExportedProgram, example_inputs: Inputs | None, fold
     Returns
     -------
     path
-        The file, named after the module's class.
+        The file, named after the object's class.
 
     Raises
     ------
@@ -58,16 +58,16 @@ def save(model: nn.Module | ExportedProgram, example_inputs: Inputs | None, fold
             raise TvmMobilenetError(
                 "example_inputs: an ExportedProgram has its inputs already", "leave them out, or give the nn.Module"
             )
-        program, name = model, "program"
+        program = model
     elif isinstance(model, torch.nn.Module):
-        program, name = _exported(model, _arguments(example_inputs)), type(model).__name__
+        program = _exported(model, _arguments(example_inputs))
     else:
         raise TvmMobilenetError(
             f"a model of type {type(model).__name__} cannot be compiled",
             "give an nn.Module with example_inputs, an ExportedProgram, the path of an .onnx, .pt2 or .tflite file, or "
             "a name of the registry such as v2",
         )
-    path = folder / f"{re.sub(r'[^A-Za-z0-9_]+', '_', name)}.pt2"
+    path = folder / f"{re.sub(r'[^A-Za-z0-9_]+', '_', type(model).__name__)}.pt2"
     torch.export.save(program, path)
     return path
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.reading import refusal
@@ -25,6 +26,7 @@ from tvm_mobilenet.terminal.printable import printable
 
 WANTED = "a folder of class folders, a folder of images with a ground truth (--truth FILE), or a CSV of path,label"
 TEXTS = (".txt", ".csv", ".tsv")
+T = TypeVar("T")
 MOST_BYTES, MOST_IMAGES = 256 << 20, 10_000_000
 _NAMED = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SUFFIXES))}))\s+(.+)", re.IGNORECASE)  # a.jpg great white shark
 HEADINGS = {
@@ -63,8 +65,7 @@ class LabelledImages:
         """At most ``count`` of the images, evenly spread over the data set in its order."""
         if count is None or count >= len(self.images):
             return self
-        n = len(self.images)
-        return replace(self, images=tuple(self.images[i * n // count] for i in range(count)))
+        return replace(self, images=tuple(evenly_spread(self.images, count)))
 
     def check(self) -> None:
         """Read the header of every image, to find files that are no image before the first one runs.
@@ -126,7 +127,7 @@ def read(data: Path, words: ClassWords, truth: Path | None = None) -> LabelledIm
         entries = sorted(data.iterdir())
     except OSError as e:
         raise TvmMobilenetError(f"--data {data}: {reason(e)}", f"give {WANTED}") from None
-    flat = [entry for entry in entries if _is_image(entry)]
+    flat = [entry for entry in entries if _is_of(entry, SUFFIXES)]
     folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     texts = [entry for entry in entries if entry.suffix.lower() in TEXTS and entry.is_file()]
     if truth is None and folders and not flat:
@@ -141,19 +142,47 @@ def read(data: Path, words: ClassWords, truth: Path | None = None) -> LabelledIm
     return _with_truth(data, truth, words)
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def evenly_spread(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` items at even distances, the first among them; all of them if there are no more."""
+    n = len(items)
+    return list(items) if count >= n else [items[i * n // count] for i in range(count)]
 
 
-def _found(folder: Path) -> list[Path]:
-    """The images below a folder, by name."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        found += [path for name in sorted(files) if _is_image(path := Path(place) / name)]
+def files_below(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The files of some kinds in a folder and the folders below it, in the order of their names; no hidden ones.
+
+    Raises
+    ------
+    OSError
+        A folder cannot be read.
+    TvmMobilenetError
+        There are too many.
+    """
+    found: list[Path] = []
+    seen = {os.path.realpath(folder)}  # links to folders are followed, once
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        inside = [(name, os.path.realpath(os.path.join(place, name))) for name in sorted(folders)]
+        folders[:] = [name for name, real in inside if not name.startswith(".") and real not in seen]
+        seen.update(real for _, real in inside)
+        found += [path for name in sorted(files) if _is_of(path := Path(place) / name, suffixes)]
         if len(found) > MOST_IMAGES:
             raise TvmMobilenetError(f"{folder} has more than {MOST_IMAGES:,} images", "give a part of them")
     return found
+
+
+def _is_of(path: Path, suffixes: Sequence[str]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+
+
+def _found(folder: Path) -> list[Path]:
+    try:
+        return files_below(folder)
+    except OSError as e:
+        raise TvmMobilenetError(f"--data {e.filename}: {reason(e)}", f"give {WANTED}") from None
 
 
 def _class_folders(data: Path, folders: list[Path], words: ClassWords) -> LabelledImages:

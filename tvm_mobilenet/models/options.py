@@ -89,6 +89,10 @@ class ModelOptions:
         The ``quantization.json`` of an int8 build, whose scales are used without calibration.
     decided : object, optional
         A ``passes.precision.Precision`` from a build, which is used as it is.
+    module : str, optional
+        The class of a program's object, if ``model`` is a file that it was exported to.
+    temporary : path, optional
+        The folder of that file, and of others that a program's objects were written to. A build has copies of them.
     trust_file : bool
         Whether a ``.pt2`` file may run code. No build keeps this, so each verb needs the flag.
     """
@@ -119,6 +123,8 @@ class ModelOptions:
     calibration_method: str | None = None
     quantization: Path | None = None
     decided: object | None = field(default=None, compare=False, repr=False)
+    module: str | None = None
+    temporary: Path | None = field(default=None, compare=False, repr=False)
     trust_file: bool = False
 
     def __post_init__(self):
@@ -138,7 +144,8 @@ class ModelOptions:
     def from_data(cls, data: dict, **changes) -> ModelOptions:
         """The options of plain data, as a built module keeps them."""
         values = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
-        values.pop("trust_file", None)  # a build's folder may come from anybody
+        for name in ("trust_file", "temporary"):  # a build's folder may come from anybody
+            values.pop(name, None)
         for name in ("weights", "input", "labels", "quantization"):
             values[name] = Path(values[name]) if values.get(name) else None
         for name in ("mean", "std"):
@@ -195,12 +202,14 @@ class ModelOptions:
 
     @property
     def title(self) -> str:
-        """The name for display: ``v1 1.0-224``, or the file's name with the chosen size; ``v1 1-224 float16``."""
+        """The name for display: ``v1 1.0-224``, or the name of the file or module with the chosen size; ``v1 1-224
+        float16``."""
         own = "" if self.dtype == FLOAT32 else f" {self.dtype}"
         if self.program:
             return f"{self.program[0].name}:{self.program[1]} {self.size_text}".rstrip() + own
         if self.is_file or self.package:
-            return f"{self.model if self.package else Path(self.model).name} {self.size_text}".rstrip() + own
+            name = self.module or (self.model if self.package else Path(self.model).name)
+            return f"{name} {self.size_text}".rstrip() + own
         return f"{self.model} {self.alpha:g}-{self.size_text}{own}"
 
     @property
@@ -212,6 +221,7 @@ class ModelOptions:
         else:
             kind = f"-{self.file_kind}" if self.file_kind not in ("", "onnx") else ""
             name = f"{self.program[0].stem}-{self.program[1]}" if self.program else Path(self.model).stem + kind
+            name = self.module or name
             parts = [self.model if self.package else name, *([self.size_text] if self.size else [])]
         if self.classes not in (None, 1000):
             parts.append(f"c{self.classes}")
