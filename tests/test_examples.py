@@ -1,10 +1,15 @@
 """The examples run as they stand: each in a fresh folder, and what it prints is what it says.
 
-Those for a device are tested where bundles are (tests/bundle).
+With ``TVM_MOBILENET_WHEEL=FOLDER``, as in CI, they run as for a user without a checkout: by a process of their own, from
+a copy of the one file, with the package's files in that folder. Those for a device are tested where bundles are
+(tests/bundle).
 """
 
+import os
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -12,11 +17,21 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+WHEEL = os.environ.get("TVM_MOBILENET_WHEEL", "")
+OF_WHEEL = f"import tvm_mobilenet; assert tvm_mobilenet.__file__.startswith({WHEEL!r}), tvm_mobilenet.__file__"
 HERE = ("seven_classes.py", "feature_maps.py", "boards.ipynb")  # run by this file
 
 
 def run(name: str, folder: Path, monkeypatch, capsys) -> str:
-    """What an example prints, run by this process: importing torch and TVM takes longer than most of it."""
+    """What an example prints, run by this process: importing torch and TVM takes seconds."""
+    if WHEEL:
+        (alone := folder / "alone").mkdir()
+        shutil.copy(EXAMPLES / name, alone)
+        program = f"import runpy; {OF_WHEEL}; runpy.run_path({name!r}, run_name='__main__')"
+        command, environment = [sys.executable, "-c", program, str(folder)], {**os.environ, "PYTHONPATH": WHEEL}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=alone, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
     monkeypatch.setattr(sys, "argv", [name, str(folder)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     return capsys.readouterr().out
@@ -73,10 +88,14 @@ def test_the_notebook_is_kept_without_outputs():
 
 
 @pytest.mark.full
-def test_the_notebook_runs_and_shows_tables(tmp_path):
+def test_the_notebook_runs_and_shows_tables(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: it comes with [test]")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed: it comes with [test]")
     made = notebook()
+    if WHEEL:
+        monkeypatch.setenv("PYTHONPATH", WHEEL)
+        first = next(cell for cell in made.cells if cell.cell_type == "code")
+        first.source = f"{OF_WHEEL}\n{first.source}"
     where = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(made, timeout=1800, kernel_name="python3", resources=where).execute()
     shown = {cell.id: cell.outputs for cell in made.cells if cell.cell_type == "code"}
