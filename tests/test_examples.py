@@ -1,6 +1,6 @@
 """The examples run as they stand: each in a fresh folder, and what it prints is what it says.
 
-With ``TVM_MOBILENET_WHEEL=FOLDER``, as in CI, they run as for a user without a checkout: by a process of their own, from
+With ``TVM_MOBILENET_WHEEL=FOLDER``, as in CI, they run as for a user without a checkout: by their own process, from
 a copy of the one file, with the package's files in that folder. Those for a device are tested where bundles are
 (tests/bundle).
 """
