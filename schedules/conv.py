@@ -34,7 +34,7 @@ from itertools import groupby
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import integer_constants, integer_conv, nest, pointwise, values
+from tvm_mobilenet.schedules import channel_vectors, integer_constants, integer_conv, nest, pointwise, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import conv as defaults
 from tvm_mobilenet.schedules.position import Position
@@ -43,6 +43,7 @@ from tvm_mobilenet.schedules.sums import Sums
 from tvm_mobilenet.schedules.window import Run, runs, source, written_out
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds.activation import SLOPES
 from tvm_mobilenet.kinds.windows import chunks
 from tvm_mobilenet.layer import Layer
 
@@ -97,6 +98,7 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, data, run: Run, at: Positi
             lambda lane, i=i: at.output(layer, lane, 0, i),
             f.get("second"),
             apart=d["apart"] != "none",
+            slopes=f.get(SLOPES),
         )
 
 
@@ -234,8 +236,7 @@ def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Weights (n, c / groups, kh, kw) as ``[groups][panels][kh, kw, c, tile_n]`` in one dimension, and the bias
-    (n,)."""
+    """Weights (n, c / groups, kh, kw) as ``[groups][panels][kh, kw, c, tile_n]`` in one dimension, then the vectors."""
     if dtypes.of(layer.dtype).integer:
         return integer_constants.pack(layer, d, integer_conv.pack(layer, d, arrays), arrays)
     pieces, weight = [], arrays["weight"]
@@ -244,7 +245,7 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
         for n0 in range(0, n, d["tile_n"]):
             pieces.append(np.ascontiguousarray(group[n0 : n0 + d["tile_n"]].transpose(2, 3, 1, 0)).ravel())
     more = [arrays["pixels"].astype("float32")] if layer.reads_pixels else []
-    return [np.concatenate(pieces).astype(layer.weight_dtype), arrays["bias"].astype(layer.bias_dtype), *more]
+    return [np.concatenate(pieces).astype(layer.weight_dtype), *channel_vectors.packed(layer, arrays), *more]
 
 
 # ---- the choices

@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tvm_mobilenet.schedules import integer_constants, integer_depthwise, nest
+from tvm_mobilenet.schedules import channel_vectors, integer_constants, integer_depthwise, nest
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import depthwise as defaults
 from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
@@ -43,6 +43,7 @@ from tvm_mobilenet.schedules.sums import Sums
 from tvm_mobilenet.schedules.window import Run, runs, source
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds.activation import SLOPES
 from tvm_mobilenet.kinds.windows import chunks
 from tvm_mobilenet.layer import Layer
 
@@ -149,6 +150,7 @@ class _Filters:
                     lambda lane, i=i, j=j: at.output(layer, lane, i, j),
                     self.f.get("second"),
                     apart=apart,
+                    slopes=self.f.get(SLOPES),
                 )
 
 
@@ -183,19 +185,19 @@ def filter_tile(layer: Layer, sums: Sums, taps_h, taps_w, data, weight) -> None:
 
 
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
-    """The arguments of the kernel whose data `pack` returns: taps ``[kh, kw, c]``, and the bias (c,)."""
+    """The arguments of the kernel whose data `pack` returns: taps ``[kh, kw, c]``, then the vectors."""
     if dtypes.of(layer.dtype).integer:
         return integer_constants.arguments(layer, d, integer_depthwise.weights(layer, d))
     taps = ("weight", (*layer.kernel, layer.channels), layer.weight_dtype)
-    return [taps, ("bias", (layer.channels,), layer.bias_dtype)]
+    return [taps, *channel_vectors.arguments(layer)]
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Weights (c, 1, kh, kw) as ``[kh, kw, c]``, and the bias (c,)."""
+    """Weights (c, 1, kh, kw) as ``[kh, kw, c]``, then the vectors."""
     if dtypes.of(layer.dtype).integer:
         return integer_constants.pack(layer, d, integer_depthwise.pack(layer, d, arrays), arrays)
     taps = np.ascontiguousarray(arrays["weight"].reshape(layer.channels, *layer.kernel).transpose(1, 2, 0))
-    return [taps.astype(layer.weight_dtype), arrays["bias"].astype(layer.bias_dtype)]
+    return [taps.astype(layer.weight_dtype), *channel_vectors.packed(layer, arrays)]
 
 
 # ---- the choices

@@ -25,6 +25,7 @@ from tvm_mobilenet.schedules.choices import SHARES, Choice, Decisions, Space, di
 from tvm_mobilenet.schedules.registers import sum_lanes
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds.activation import SLOPES
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16", "int8")
@@ -89,7 +90,7 @@ def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
         elif layer.op != "none":
             y = values.cast(second[nest.at(layer.input_layout, b, h, w, c + lane)], dtype)
             x = x + y if layer.op == "add" else x - y if layer.op == "sub" else values.alone(layer, x * y)
-        return values.activate(layer, x, dtype)
+        return values.activate(layer, x, dtype, slopes=lambda: f[SLOPES][c + lane])
 
     out = f["output"]
     if layer.input_layout == layer.output_layout == "NHWC":

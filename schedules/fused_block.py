@@ -56,6 +56,7 @@ from tvm_mobilenet.schedules.sums import Sums
 from tvm_mobilenet.schedules.window import runs, source
 
 from tvm_mobilenet import dtypes, schedules
+from tvm_mobilenet.kinds.activation import SLOPES
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16", "int8")
@@ -95,6 +96,7 @@ class _FusedBlock(StreamedRows):
             second,
             lambda lane: (row * positions + column, c + lane),
             self.apart,
+            self.f.get(f"{SLOPES}{i}"),
         )
 
     def pointwise(self, i: int, row) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm_mobilenet.schedules import integers, nest, values
 
-from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.kinds.activation import bounds
 from tvm_mobilenet.layer import Layer
 
 VECTOR = 16  # outputs that are computed at once
@@ -132,7 +132,8 @@ class _Vector:
         if layer.output_dtype == "float32":
             self._keep(values.cast(integers.unshifted(total, layer.small, self.count), "float32") * factor)
             return
-        clamped = layer.activation in CLAMPS[1:] and layer.residual != "before"  # a table includes its clamp
+        clamps = layer.activation != "none" and bounds(layer.activation) is not None  # a table includes its clamp
+        clamped = clamps and layer.residual != "before"
         own = integers.Ends(ends[1], ends[2], ends[3], clamped, self._vectors(False))
         self._keep(integers.requantize(total, factor, own, layer.small, self.count))
 

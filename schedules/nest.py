@@ -261,20 +261,29 @@ class Kernel:
         second: Tensor | None = None,
         at_second=None,
         apart: bool = False,
+        slopes: Tensor | None = None,
     ) -> None:
         """Write ``width`` neighbouring channels through the epilogue.
 
         ``value(lane)`` is the input of the epilogue, ``index(lane)`` its place in the output, ``at_second(lane)`` the
-        place of the residual (``index`` unless given). ``apart``: store at an `opaque` address.
+        place of the residual (``index`` unless given). ``apart``: store at an `opaque` address. ``slopes``: those of a
+        PReLU, one for each channel.
         """
         together = layer.output_layout == "NHWC"
+        channel = 3 if together else 1
         lanes = self.lanes(layer.accumulator_dtype)
         apart = apart and together and width > lanes
         row = out.row(index(0)) if apart else out
 
         def element(lane):
             place = lane if apart else index(lane)
-            row[place] = values.epilogue(layer, value(lane), lambda: second[(at_second or index)(lane)], out.dtype)
+            row[place] = values.epilogue(
+                layer,
+                value(lane),
+                lambda: second[(at_second or index)(lane)],
+                out.dtype,
+                lambda: slopes[index(lane)[channel]],
+            )
 
         for first, count in pieces(width, lanes) if together else [(v, 1) for v in range(width)]:
             element(Lanes(first, count) if count > 1 else first)

@@ -39,7 +39,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tvm_mobilenet.schedules import integer_constants, integer_products, nest, values
+from tvm_mobilenet.schedules import channel_vectors, integer_constants, integer_products, nest, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import pointwise as defaults
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
@@ -48,6 +48,7 @@ from tvm_mobilenet.schedules.spaces import pointwise as space
 from tvm_mobilenet.schedules.sums import Sums
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds.activation import SLOPES
 from tvm_mobilenet.kinds.windows import chunks
 from tvm_mobilenet.layer import Layer
 
@@ -161,6 +162,7 @@ class _Product:
                     lambda lane, i=i: at.output(self.layer, lane, i),
                     self.f.get("second"),
                     apart=self.d["apart"] != "none",
+                    slopes=self.f.get(SLOPES),
                 )
 
         if self._blocks() == 1:
@@ -223,18 +225,18 @@ def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
     if dtypes.of(layer.dtype).integer:
         size = layer.channels * integer_products.padded(layer.out_channels)
         return integer_constants.arguments(layer, d, size)
-    return [weight, ("bias", (layer.out_channels,), layer.bias_dtype)]
+    return [weight, *channel_vectors.arguments(layer)]
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Weights of shape (n, k), packed as ``[k blocks][panels][k_block][tile_n]`` in one dimension; the bias (n,)."""
+    """Weights of shape (n, k), packed as ``[k blocks][panels][k_block][tile_n]`` in one dimension; then the vectors."""
     if dtypes.of(layer.dtype).integer:
         return integer_constants.pack(layer, d, integer_products.pack(layer, d, arrays), arrays)
     pieces, weight = [], arrays["weight"]
     for k0, k1 in _steps(layer.channels, d["k_block"]):
         for n0, n1 in _steps(layer.out_channels, d["tile_n"]):
             pieces.append(np.ascontiguousarray(weight[n0:n1, k0:k1].T).ravel())
-    return [np.concatenate(pieces).astype(layer.weight_dtype), arrays["bias"].astype(layer.bias_dtype)]
+    return [np.concatenate(pieces).astype(layer.weight_dtype), *channel_vectors.packed(layer, arrays)]
 
 
 def _steps(extent: int, step: int) -> list[tuple[int, int]]:

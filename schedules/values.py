@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds import activation as words
 from tvm_mobilenet.kinds import exponential as EXP
 from tvm_mobilenet.layer import Layer
 
@@ -92,13 +95,14 @@ def exponential(layer: Layer, x):
     return (y + vector(1.0)) * tirx.reinterpret(str(x.ty), exponent)
 
 
-def activate(layer: Layer, x, dtype: str, then=None):
-    """The layer's activation of an expression of this dtype, plus the value that is added after it.
+def activate(layer: Layer, x, dtype: str, then=None, slopes=None):
+    """The layer's activation of an expression of this dtype, plus the value that is added after it. ``slopes()`` reads
+    the slopes of the expression's channels, for a PReLU.
 
     Hard-sigmoid and hard-swish follow MobileNetV3 (Howard et al., 2019): relu6(x + 3) / 6, and x times that. If the
     layer's steps are `fixed`, their last product and the addition after it are rounded once.
     """
-    name = layer.activation
+    name, numbers = words.parsed(layer.activation)
     zero, three, six, sixth = (const(v, dtype) for v in (0.0, 3.0, 6.0, 1 / 6))
 
     def added(value):
@@ -115,11 +119,36 @@ def activate(layer: Layer, x, dtype: str, then=None):
         return added(T.max(T.min(x, six), zero))
     if name == "hardsigmoid":
         return product(T.max(T.min(x + three, six), zero), sixth)
+    if name == words.PER_CHANNEL:
+        return added(_leaky(layer, x, cast(slopes(), dtype)))
+    if name == "leaky":
+        return added(_leaky(layer, x, const(numbers[0], dtype), numbers[0]))
+    if name == "clip":
+        return added(_clamped(x, numbers, dtype))
+    if numbers:
+        slope, offset = (broadcast(const(n, dtype), lanes_of(x)) for n in numbers)
+        line = fused(offset, x, slope) if fixed(layer) else x * slope + offset
+        return product(x, _clamped(line, (0.0, 1.0), dtype))
     if name == "hardswish":
         return product(x, T.max(T.min(x + three, six), zero) * sixth)
     if name in ("sigmoid", "silu"):
         return added(cast(_sigmoid(layer, cast(x, dtypes.of(dtype).wide), name == "silu"), dtype))
     raise ValueError(f"unknown activation {name!r}")
+
+
+def _leaky(layer: Layer, x, slope, number: float | None = None):
+    """``x`` where it is positive, else times a slope; ``number`` is that slope, if it is known."""
+    scaled = alone(layer, x * slope)
+    if number is not None and number > 0:  # one instruction in place of a comparison and a choice
+        return T.max(x, scaled) if number < 1 else T.min(x, scaled)
+    return tirx.Select(x > broadcast(const(0.0, str(x.ty).partition("x")[0]), lanes_of(x)), x, scaled)
+
+
+def _clamped(x, bounds: tuple[float, float], dtype: str):
+    """``x`` within two bounds, of which one may be infinite."""
+    low, high = bounds
+    x = x if high == math.inf else T.min(x, const(high, dtype))
+    return x if low == -math.inf else T.max(x, const(low, dtype))
 
 
 def _sigmoid(layer: Layer, y, times_y: bool):
@@ -132,14 +161,14 @@ def _sigmoid(layer: Layer, y, times_y: bool):
     return y * sigmoid if times_y else sigmoid
 
 
-def epilogue(layer: Layer, x, residual, written: str):
+def epilogue(layer: Layer, x, residual, written: str, slopes=None):
     """Residual add and activation, in the layer's order, as a value of the dtype that is written. ``residual()`` reads
-    the element of the second operand.
+    the element of the second operand, ``slopes()`` those of a PReLU.
     """
     dtype = layer.accumulator_dtype
     if layer.residual == "before":
         x = x + cast(residual(), dtype)
     if fixed(layer) and layer.activation in CLAMPS and layer.residual != "after":
         return activate(layer, cast(x, written), written)  # the same value, with fewer vectors
-    y = activate(layer, x, dtype, cast(residual(), dtype) if layer.residual == "after" else None)
+    y = activate(layer, x, dtype, cast(residual(), dtype) if layer.residual == "after" else None, slopes)
     return cast(y, written)

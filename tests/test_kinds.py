@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import math
 import re
 import sys
 
@@ -16,6 +17,7 @@ from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.plan import plan_of
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.kinds import activation
 from tvm_mobilenet.layer import ImpossibleLayerError, Layer
 from tvm_mobilenet.passes import layer_graph
 from tvm_mobilenet.terminal import titles
@@ -61,6 +63,43 @@ def test_an_unknown_kind_is_no_layer():
 def test_two_kinds_have_two_names():
     with pytest.raises(ValueError, match="two kinds of layers are called 'pool'"):
         kinds.register(kinds.Kind(name="pool", schedule="conv"))
+
+
+@pytest.mark.parametrize(
+    "kind, numbers, word",
+    [
+        ("leaky", (0.1,), "leaky0.1"),
+        ("leaky", (0,), "relu"),
+        ("leaky", (1,), "none"),
+        ("clip", (0, 6), "relu6"),
+        ("clip", (-0.0, math.inf), "relu"),
+        ("clip", (-1, 1), "clip-1,1"),
+        ("clip", (-math.inf, 0.25), "clip-inf,0.25"),
+        ("clip", (1e-12, math.inf), "clip0.000000000001,inf"),
+        ("clip", (-0.0, 1), "clip0,1"),
+        ("hardswish", (0.2, 0.5), "hardswish0.2,0.5"),
+        ("hardswish", (0.16666667, 0.5), "hardswish"),
+    ],
+)
+def test_an_activation_has_one_word(kind, numbers, word):
+    """Two would give one layer two records."""
+    assert activation.named(kind, *numbers) == word and activation.known(word)
+    if word.startswith(kind) and word != kind:
+        assert activation.parsed(word) == (kind, tuple(float(np.float32(n)) for n in numbers))
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["clip0,6", "leaky0.10", "leaky.1", "leaky1", "leaky", "leaky1,2", "clip1", "clip1,-1", "clip-0,1", "leaky1.2.3"],
+)
+def test_other_words_are_no_activations(word):
+    assert not activation.known(word)
+
+
+@pytest.mark.parametrize("kind, numbers", [("leaky", (math.nan,)), ("clip", (2, 1)), ("leaky", (math.inf,))])
+def test_impossible_numbers_of_an_activation_are_refused(kind, numbers):
+    with pytest.raises(ValueError, match=kind if kind == "leaky" else "no values"):
+        activation.named(kind, *numbers)
 
 
 PAGE = (ROOT / "docs" / "guides" / "add-a-layer.md").read_text()

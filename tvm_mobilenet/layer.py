@@ -31,8 +31,9 @@ from dataclasses import dataclass
 
 from tvm_mobilenet import dtypes, kinds, old_words
 from tvm_mobilenet.kinds import integers, names
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, SLOPES
+from tvm_mobilenet.kinds.activation import known as is_activation
 from tvm_mobilenet.kinds.generic import Body
-from tvm_mobilenet.kinds.names import ACTIVATIONS
 from tvm_mobilenet.kinds.places import Placed
 
 RESIDUALS = ("none", "before", "after")  # place of the residual add relative to the activation
@@ -64,7 +65,7 @@ class Layer(Placed):
     op : str
         ``avg`` or ``max`` for a pool (an average divides by the kernel's size), the operator of an elementwise layer.
     activation : str
-        One of ``ACTIVATIONS``, applied after bias.
+        Applied after bias; a word of `kinds.activation`.
     residual : str
         Where a tensor of the output's shape is added: ``before`` or ``after`` the activation, or ``none``.
     input_part, output_part : (int, int)
@@ -136,7 +137,6 @@ class Layer(Placed):
         if not kinds.known(self.kind):
             refuse("kind")
         for field, allowed in (
-            ("activation", ACTIVATIONS),
             ("residual", RESIDUALS),
             ("input_layout", LAYOUTS),
             ("output_layout", LAYOUTS),
@@ -152,6 +152,9 @@ class Layer(Placed):
             if getattr(self, field) == self.dtype:  # redundant, and gives one layer two names
                 refuse(field)
         kind = kinds.of(self.kind)
+        with_slopes = (kind.weight_shape is not None or kind.identity) and not dtypes.of(self.dtype).integer
+        if not is_activation(self.activation) or (self.activation == PER_CHANNEL and not with_slopes):
+            refuse("activation")
         if kind.ops is not None and self.op not in kind.ops:
             refuse("op")
         for field in ("height", "width", "channels", "out_channels", "batch", "groups"):
@@ -327,8 +330,10 @@ class Layer(Placed):
         found = {}
         if self.weight_shape is not None:
             found = {"weight": (self.weight_shape, self.weight_dtype), "bias": ((self.out_channels,), self.bias_dtype)}
-            if self.reads_pixels:
-                found["pixels"] = ((2, self.channels), "float32")
+        if self.activation == PER_CHANNEL:
+            found[SLOPES] = (self.out_channels,), self.bias_dtype
+        if self.weight_shape is not None and self.reads_pixels:
+            found["pixels"] = ((2, self.channels), "float32")
         return found | (integers.constants_of(self) if dtypes.of(self.dtype).integer else {})
 
     @property

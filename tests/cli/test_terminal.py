@@ -21,7 +21,8 @@ from tests.support import shown
 from tvm_mobilenet import __main__, targets
 from tvm_mobilenet.cli import entry, interrupted
 from tvm_mobilenet.compiler.pipeline import for_core
-from tvm_mobilenet.layer import ACTIVATIONS, Layer
+from tvm_mobilenet.kinds import activation
+from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.survey import estimates as estimating
 from tvm_mobilenet.terminal import console, table, titles
@@ -143,7 +144,7 @@ def layers(draw):
     """Layers that differ in anything a name can say, and fused blocks of them."""
     sizes, small = st.sampled_from([7, 14, 28]), st.sampled_from([8, 16, 24])
     size, channels = draw(sizes), draw(small)
-    activation = draw(st.sampled_from(ACTIVATIONS))
+    word = draw(st.sampled_from((*activation.PLAIN, activation.PER_CHANNEL, "leaky0.1", "clip-1,1")))
 
     def window(size, channels, stride):
         return Layer(
@@ -168,7 +169,7 @@ def layers(draw):
             height=size * size,
             channels=channels,
             out_channels=out,
-            activation=activation,
+            activation=word,
             residual=residual,
             output_pitch=pitch,
         )

@@ -27,6 +27,11 @@ LAYERS = (
     "elementwise 56x56x24 add f32 relu",
     "elementwise 7x7x24 none to_nchw f32",
     "elementwise 7x7x24 scale f32 hardsigmoid",
+    "pointwise m49 n24 k40 f32 add prelu",
+    "depthwise 7x7x24 3x3 p1,1,1,1 f32 leaky-0.01",
+    "pointwise m49 n24 k40 f32 clip-1,1 add_after",
+    "conv 8x8x9 n33 3x3 f32 clip-inf,0.5",
+    "dense m1 n10 k24 f32 hardswish0.2,0.5",
     "pool 7x7x1024 avg 7x7 f32",
     "softmax 1x1x10 f32",
 )

@@ -12,11 +12,7 @@ from tvm_mobilenet import frontend, passes
 from tvm_mobilenet.passes.axes import fresh
 from tvm_mobilenet.passes.transposed_conv import _filters, _Way
 
-SLOPES = torch.linspace(-0.4, 0.6, 6)
 BETWEEN = {  # of a feature map of 6 channels, 8 x 6 positions: what stands between two convolutions
-    "leaky": lambda x: F.leaky_relu(x, 0.1),
-    "prelu": lambda x: F.prelu(x, SLOPES),
-    "clamp": lambda x: x.clamp(-0.3, 0.7),
     "tanh": torch.tanh,
     "channels joined": lambda x: torch.cat([x, torch.tanh(x)], 1),
     "rows joined": lambda x: torch.cat([x, torch.tanh(x)], 2),
@@ -33,7 +29,7 @@ BETWEEN = {  # of a feature map of 6 channels, 8 x 6 positions: what stands betw
     "rounded up": lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True),
     "a row of numbers": lambda x: x * torch.linspace(0.5, 1.5, 6),
 }
-FEW = ("prelu", "channels joined", "halves", "bilinear", "unit length", "average", "reflected")
+FEW = ("tanh", "channels joined", "halves", "bilinear", "unit length", "average", "reflected")
 
 
 class Between(nn.Module):

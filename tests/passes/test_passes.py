@@ -221,12 +221,56 @@ def test_every_spelling_of_an_activation_is_found():
     assert all(n.split()[0] in ("conv", "pool") for n in names)
 
 
-@pytest.mark.parametrize("slopes, kind", [(1, "nn_leakyrelu"), (4, "nn_prelu")])
-def test_a_prelu_is_one_layer_though_pytorch_decomposes_it(slopes, kind):
+@pytest.mark.parametrize("slopes, word", [(1, "leaky"), (4, "prelu")])
+def test_a_prelu_is_in_the_epilogue_though_pytorch_decomposes_it(slopes, word):
     prelu = nn.PReLU(slopes)
     nn.init.uniform_(prelu.weight, 0.05, 0.4)
     _, names = layers(nn.Sequential(nn.Conv2d(3, 4, 3), prelu), image(1, 3, 9, 10))
-    assert len(names) == 3 and names[1].startswith(f"generic {kind} ")
+    assert len(names) == 1 and names[0].split()[-1].startswith(word)
+
+
+SLOPES = torch.linspace(-0.5, 1.5, 4)
+IN_EPILOGUE = {  # by the last word of the layer's name
+    "prelu": lambda y: F.prelu(y, SLOPES),
+    "leaky0.1": lambda y: F.leaky_relu(y, 0.1),
+    "leaky-0.2": lambda y: torch.where(y > 0, y, y * -0.2),
+    "clip-1,1": lambda y: F.hardtanh(y),
+    "clip-inf,0.5": lambda y: torch.minimum(y, torch.tensor(0.5)),
+    "relu6": lambda y: torch.minimum(torch.maximum(y, torch.zeros(1)), torch.full((1,), 6.0)),
+    "clip0,1": lambda y: (y * 0.2 + 0.5).clamp(0, 1),  # its slope goes into the weights
+    "hardswish0.2,0.4": lambda y: (y * 0.2 + 0.4).clamp(0, 1) * y,
+    "hardswish": lambda y: y * (y / 6 + 0.5).clamp(0, 1),
+}
+
+
+@pytest.mark.parametrize("after", ["", "add"])
+def test_activations_with_numbers_are_in_the_epilogue(after):
+    """One layer for a convolution, the sum with another, and its activation."""
+    convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in IN_EPILOGUE)
+
+    def forward(m, x):
+        x = m.first(x)
+        sums = (conv(x) + x if after else conv(x) for conv in m.convs)
+        return tuple(f(y).mean((2, 3)) for f, y in zip(IN_EPILOGUE.values(), sums, strict=True))
+
+    model = Lambda(forward, first=nn.Conv2d(4, 4, 3, padding=1), convs=convs)
+    _, [_, *names] = layers(model, 3 * image(1, 4, 6, 6))
+    words = [word for word in IN_EPILOGUE if word != "clip0,1" or not after]  # no weights have the slope of a sum
+    assert [n.split("f32 ")[1] for n in names if n.startswith("conv") and n.split()[-1] != "add"] == [
+        f"{after} {word}".strip() for word in words
+    ]
+    assert len(names) == 2 * len(IN_EPILOGUE) + bool(after)  # each with its mean
+
+
+def test_a_prelu_of_a_value_that_others_read_is_an_elementwise_layer():
+    """So is one behind a pool, which has no constants."""
+
+    def forward(m, x):
+        y = m.conv(x)
+        return F.prelu(y, SLOPES) + F.prelu(F.max_pool2d(y, 3, 1, 1), SLOPES)
+
+    _, names = layers(Lambda(forward, conv=nn.Conv2d(3, 4, 3)), image(1, 3, 9, 9))
+    assert sum(n.startswith("elementwise") and n.endswith("prelu") for n in names) == 2
 
 
 def test_an_inner_value_of_an_activation_that_others_read_is_kept():

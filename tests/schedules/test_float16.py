@@ -41,6 +41,13 @@ NAMES = (
     "pointwise m9 n40 k200 f16 reads_f32 writes_f32 sums_f32",
     "dense m1 n101 k67 f16 silu",
     "dense m3 n101 k300 f16 writes_f32 sums_f32",
+    "conv 5x5x4 n12 2x2 f16 reads_f32 sums_f32 prelu add_after",
+    "depthwise 7x7x40 3x3 p1,1,1,1 f16 prelu",
+    "pointwise m13 n44 k30 f16 add leaky0.1",
+    "pointwise m9 n24 k20 f16 leaky-0.2 add_after",
+    "pointwise m9 n24 k70 f16 sums_f32 clip-0.3,0.7",
+    "pointwise m9 n24 k20 f16 hardswish0.2,0.4 add_after",
+    "elementwise 5x5x20 none f16 prelu",
     "pool 7x7x40 avg 7x7 f16 relu6",
     "pool 9x9x20 max 3x3 s2 p1,1,1,1 b2 f16 add",
     "elementwise 5x5x40 add f16 relu",
@@ -51,6 +58,7 @@ NAMES = (
     "softmax 2x2x5 b2 f16",
     "fused conv 16x16x3 n24 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6 > depthwise 8x8x24 3x3 p1,1,1,1 f16 relu6 > "
     "pointwise m64 n40 k24 f16 sums_f32 add",
+    "fused pointwise m64 n24 k20 f16 prelu > depthwise 8x8x24 3x3 p1,1,1,1 f16 prelu > pointwise m64 n24 k24 f16 prelu",
     "fused pointwise m64 n24 k20 f16 silu > depthwise 8x8x24 5x5 s2 p2,2,2,2 f16 hardswish > "
     "pointwise m16 n24 k24 f16 writes_f32",
 )
@@ -149,6 +157,8 @@ def assembly(name: str) -> str:
         "pool 7x7x40 avg 7x7 f16",
         "elementwise 7x7x24 add f16 hardswish",
         "elementwise 7x7x24 none f16 silu",
+        "depthwise 14x14x24 3x3 p1,1,1,1 f16 prelu",
+        "pointwise m49 n24 k40 f16 leaky0.1 add_after",
     ],
 )
 def test_no_arithmetic_is_scalar_where_channels_are_vectors_of_eight(name):

@@ -46,7 +46,7 @@ def fused_blocks(draw):
     """Up to five parts, with every kind at the start and the end."""
     h, w = draw(st.integers(3, 14)), draw(st.integers(3, 14))
     channels = st.sampled_from([1, 3, 4, 6, 8, 16, 19])
-    activations = st.sampled_from(["none", "relu", "relu6", "hardswish"])
+    activations = st.sampled_from(["none", "relu", "relu6", "hardswish", "prelu", "leaky0.1"])
     first = draw(st.sampled_from(["conv", "depthwise", "pointwise"]))
     parts: list[Layer] = []
     c = draw(channels)

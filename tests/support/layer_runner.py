@@ -17,6 +17,22 @@ ACTIVATION = {
 }
 
 
+NUMBERED = {  # followed by numbers in a layer's name
+    "leaky": lambda x, slope: x.clamp(min=0) + slope * x.clamp(max=0),
+    "clip": lambda x, low, high: torch.where(x < low, low, torch.where(x > high, high, x)),
+    "hardswish": lambda x, slope, offset: x * F.hardtanh(slope * x + offset, 0.0, 1.0),
+}
+
+
+def _activated(x, word, slopes):
+    if word == "prelu":
+        return x.clamp(min=0) + torch.as_tensor(slopes).reshape(-1, 1, 1) * x.clamp(max=0)
+    if word in ACTIVATION:
+        return ACTIVATION[word](x)
+    kind = next(kind for kind in NUMBERED if word.startswith(kind))
+    return NUMBERED[kind](x, *map(float, word.removeprefix(kind).split(",")))
+
+
 def run_in_torch(graph, *inputs):
     """The outputs of a graph of layers, each computed by what `Layer` says of it. Arrays in, list of arrays out."""
     signature = graph.signature
@@ -76,7 +92,7 @@ def _layer(call, data, *rest):
         x = {"add": x.add, "sub": x.sub, "mul": x.mul, "scale": x.mul}[layer.op](second)
     if layer.residual == "before":
         x = x + second
-    x = ACTIVATION[layer.activation](x)
+    x = _activated(x, layer.activation, call.constants.get("slopes"))
     if layer.residual == "after":
         x = x + second
     assert x.shape[1:] == (layer.out_channels, layer.out_height, layer.out_width)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tvm_mobilenet import kinds
-from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.kinds.activation import bounds
 from tvm_mobilenet.kinds.windows import padded
 from tvm_mobilenet.layer import Layer
 
@@ -79,7 +79,7 @@ def run(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], sec
     if layer.output_dtype == "float32":
         return _in_layout(layer, total.astype(np.float32) * constants["scale"].astype(np.float32))
     made = requantized(total, constants["scale"], int(ends[1]), int(ends[2]), int(ends[3]))
-    if layer.activation not in CLAMPS:
+    if bounds(layer.activation) is None:
         made = looked_up(constants["table"], made)
     if layer.residual != "none":
         made = added(made, second.reshape(made.shape), constants["added"], ends)

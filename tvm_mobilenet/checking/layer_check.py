@@ -143,7 +143,9 @@ def check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
         operands = reference.random_arguments(call.layer)
         del operands["constants"]
     else:
-        operands = None if call.layer.body else tolerance.revealing(call.layer, call.weight, call.bias)
+        given = reference.operands_of(call, ())
+        del given["second"]
+        operands = None if call.layer.body else tolerance.revealing(call.layer, **given)
     if operands is None:
         return checked
     *given, output = step.operands

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tvm_mobilenet import dtypes, kinds
 from tvm_mobilenet.boards.comparison import deviation_of
 from tvm_mobilenet.checking import integers
+from tvm_mobilenet.kinds import activation
 from tvm_mobilenet.kinds.places import Place
 from tvm_mobilenet.layer import Layer
 
@@ -29,7 +30,7 @@ def reference(
     bias: np.ndarray | None = None,
     second: np.ndarray | None = None,
     activated: bool = True,
-    constants: Sequence[np.ndarray] | None = None,
+    constants: Sequence[np.ndarray] | Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """The layer's output in float64.
 
@@ -42,9 +43,10 @@ def reference(
         for ``scale``; or as it lies in memory
     activated : bool
         If false, return the value before the activation (a softmax's input), without a residual that is added after it.
-    constants : sequence of ndarray, optional
-        The constants of a generic layer, whose ``second`` is a tuple if it has more than two operands. For a layer that
-        reads bytes, a mapping with its ``pixels``; data that is already float is used unchanged.
+    constants : sequence or mapping of ndarray, optional
+        The constants of a generic layer, whose ``second`` is a tuple if it has more than two operands. For other
+        layers, by name, those besides weight and bias: the ``slopes`` of a PReLU, and the ``pixels`` of a layer that
+        reads bytes; data that is already float is used unchanged.
 
     Returns
     -------
@@ -58,7 +60,8 @@ def reference(
     if second is not None:
         second = layer.second_place.view(second)
     if layer.parts:
-        return reference(*last_part(layer, data, weight, bias), second, activated)
+        last, *operands, own = last_part(layer, data, weight, bias, constants)
+        return reference(last, *operands, second, activated, own)
     import torch
 
     def tensor(a):
@@ -70,8 +73,8 @@ def reference(
     if second is not None and layer.residual == "none":
         operand = tensor(second)
         operand = operand if layer.input_layout == "NCHW" and layer.op != "scale" else operand.permute(0, 3, 1, 2)
-    constants = [None if array is None else tensor(array) for array in (weight, bias)]
-    y = kinds.of(layer.kind).reference(layer, x, *constants, operand)
+    weights = [None if array is None else tensor(array) for array in (weight, bias)]
+    y = kinds.of(layer.kind).reference(layer, x, *weights, operand)
     residual = None
     if layer.residual != "none":
         residual = tensor(second)
@@ -79,7 +82,7 @@ def reference(
     if layer.residual == "before":
         y = y + residual
     if activated:
-        y = _FUNCTIONS[final_function(layer)](torch.nn.functional, y)
+        y = _applied(final_function(layer), y, slopes_of(layer, constants))
         if layer.residual == "after":
             y = y + residual
     y = y if layer.output_layout == "NCHW" else y.permute(0, 2, 3, 1)
@@ -102,16 +105,24 @@ def _pixels(layer: Layer) -> str:
     return next(name for name in layer.constants if name.rpartition(".")[2] == "pixels")
 
 
-_FUNCTIONS = {  # functions of torch.nn.functional on a tensor with channels second
-    "none": lambda F, y: y,
-    "relu": lambda F, y: F.relu(y),
-    "relu6": lambda F, y: F.relu6(y),
-    "hardswish": lambda F, y: F.hardswish(y),
-    "hardsigmoid": lambda F, y: F.hardsigmoid(y),
-    "sigmoid": lambda F, y: y.sigmoid(),
-    "silu": lambda F, y: F.silu(y),
-    "softmax": lambda F, y: F.softmax(y, 1),
-}
+def _applied(function: str, y, slopes: np.ndarray | None):
+    """An activation, or ``softmax``, of a tensor with channels second."""
+    import torch
+
+    if function == "softmax":
+        return y.softmax(1)
+    return activation.definition(function, y, None if slopes is None else torch.from_numpy(slopes))
+
+
+def slopes_of(layer: Layer, constants: Mapping | None) -> np.ndarray | None:
+    """The slopes of a layer's PReLU among its constants; None if it has no PReLU."""
+    return constants[activation.SLOPES] if layer.activation == activation.PER_CHANNEL else None
+
+
+def of_part(constants: Mapping | None, i: int) -> dict[str, np.ndarray]:
+    """The constants of one part of a fused block, by the names of the part."""
+    own = f"{i}."
+    return {name.removeprefix(own): array for name, array in (constants or {}).items() if name.startswith(own)}
 
 
 def final_function(layer: Layer) -> str:
@@ -122,21 +133,21 @@ def final_function(layer: Layer) -> str:
     return last.declared.function or last.activation
 
 
-def apply(function: str, values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """An activation, or ``softmax`` over an axis, of float64 values."""
+def apply(function: str, values: np.ndarray, axis: int = -1, slopes: np.ndarray | None = None) -> np.ndarray:
+    """An activation, or ``softmax``, of float64 values whose channels are this axis. ``slopes``: of a PReLU."""
     import torch
-    import torch.nn.functional as F
 
     moved = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, axis, 0)[None])).double()
-    return np.moveaxis(_FUNCTIONS[function](F, moved)[0].numpy(), 0, axis)
+    return np.moveaxis(_applied(function, moved, slopes)[0].numpy(), 0, axis)
 
 
-def last_part(layer: Layer, data: np.ndarray, weight, bias) -> tuple:
-    """The last layer of a fused block, and its data, weight and bias."""
+def last_part(layer: Layer, data: np.ndarray, weight, bias, constants: Mapping | None = None) -> tuple:
+    """The last layer of a fused block, and its data, weight, bias and other constants."""
     for i, part in enumerate(layer.parts[:-1]):
-        data = reference(part, data.reshape(part.input_shape), weight[i], bias[i])
+        own = of_part(constants, i)
+        data = reference(part, data.reshape(part.input_shape), weight[i], bias[i], constants=own)
     last = layer.parts[-1]
-    return last, data.reshape(last.input_shape), weight[-1], bias[-1]
+    return last, data.reshape(last.input_shape), weight[-1], bias[-1], of_part(constants, len(layer.parts) - 1)
 
 
 def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[np.ndarray]]:
@@ -210,10 +221,9 @@ def operands_of(call, others) -> dict:
         return {"second": second, "constants": dict(call.constants)}
     if call.layer.body:
         return {"second": second, "constants": tuple(call.constants.values())}
+    more = {n: a for n, a in call.constants.items() if n.rpartition(".")[2] not in ("weight", "bias")}
     own = {"weight": call.weight, "bias": call.bias, "second": second}
-    if call.layer.reads_pixels:
-        own["constants"] = {_pixels(call.layer): call.constants[_pixels(call.layer)]}
-    return own
+    return own | ({"constants": more} if more else {})
 
 
 def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
@@ -224,11 +234,11 @@ def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
     if layer.parts:
         parts = [random_arguments(part, seed + i) for i, part in enumerate(layer.parts)]
         joined = {name: tuple(p[name] for p in parts) for name in ("weight", "bias")}
-        given = parts[0].get("constants", {})
+        given = {f"{i}.{name}": a for i, p in enumerate(parts) for name, a in p.get("constants", {}).items()}
         return {
             "data": parts[0]["data"],
             **joined,
-            **({"constants": {f"0.{name}": array for name, array in given.items()}} if given else {}),
+            **({"constants": given} if given else {}),
             **({"second": parts[-1]["second"]} if "second" in parts[-1] else {}),
         }
     arguments = {"data": rng.standard_normal(layer.input_shape)}
@@ -243,10 +253,13 @@ def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
         arguments["data"] = rng.integers(0, 256, layer.input_shape)
     dtype = {"data": layer.input_dtype, "second": layer.second_dtype, **{n: d for n, (_, d) in layer.constants.items()}}
     made = {name: a.astype(dtype[name]) for name, a in arguments.items()}
+    more = {}
     if layer.reads_pixels:
         factor = (0.5 + rng.random(layer.channels)) / 128
-        made["constants"] = {"pixels": np.stack([factor, -128 * factor]).astype(np.float32)}
-    return made
+        more["pixels"] = np.stack([factor, -128 * factor]).astype(np.float32)
+    if activation.SLOPES in dtype:
+        more[activation.SLOPES] = (2 * rng.standard_normal(layer.out_channels)).astype(dtype[activation.SLOPES])
+    return made | ({"constants": more} if more else {})
 
 
 def kernel_arguments(layer: Layer, decisions: dict, arguments: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -21,11 +21,11 @@ import numpy as np
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.checking import integers, reference
-from tvm_mobilenet.kinds import exponential
+from tvm_mobilenet.kinds import activation, exponential
 from tvm_mobilenet.layer import Layer
 
 BLOCK_VALUES = 1 << 15  # sums at a time, so that they stay in a cache: 256 KiB
-_ROUNDED = ("hardswish", "hardsigmoid", "none", "relu", "relu6")  # activations without exponential or division
+_INEXACT = ("sigmoid", "silu")  # activations with an exponential and a division
 
 
 def run(
@@ -64,7 +64,8 @@ def run(
         for i, part in enumerate(layer.parts):
             data = data if i == 0 else data.reshape(part.input_shape)
             residual = second if part is last else None
-            data, one = run(part, data, weight[i], bias[i], residual, largest=largest)
+            own = reference.of_part(constants, i)
+            data, one = run(part, data, weight[i], bias[i], residual, own, largest=largest)
             reached = max(reached, one)
         return data, reached
     if layer.declared.stepped is None:
@@ -79,7 +80,7 @@ def run(
     own = [None if array is None else array.astype(np.float64) for array in (weight, bias)]
     with np.errstate(over="ignore", invalid="ignore"):
         y = layer.declared.stepped(layer, x, *own, operand, steps)
-        y = steps.epilogue(y, operand if layer.residual != "none" else None)
+        y = steps.epilogue(y, operand if layer.residual != "none" else None, reference.slopes_of(layer, constants))
         if layer.output_dtype == layer.dtype:
             steps.watch(y)
         y = y if layer.output_layout == "NHWC" else y.transpose(0, 3, 1, 2)
@@ -104,7 +105,7 @@ def allowed(layer: Layer) -> dict:
         return {"units": 0, "dtype": layer.output_dtype}
     if not all(dtypes.of(part.dtype).fused and part.declared.stepped for part in parts):
         return {}
-    inexact = any(part.declared.function or part.activation not in _ROUNDED for part in parts)
+    inexact = any(part.declared.function or part.activation in _INEXACT for part in parts)
     return {"units": int(inexact), "dtype": layer.dtype}
 
 
@@ -197,7 +198,7 @@ class Steps:
             most = max(float(values.max()), -float(values.min()))
             self.largest = max(self.largest, np.inf if np.isnan(most) else most)
 
-    def epilogue(self, x: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
+    def epilogue(self, x: np.ndarray, residual: np.ndarray | None, slopes: np.ndarray | None = None) -> np.ndarray:
         """Residual and activation as `schedules.values.epilogue` writes them. An addition after a product is rounded
         with it, in one step.
         """
@@ -205,10 +206,14 @@ class Steps:
         if layer.residual == "before":
             x = self.round(x + residual)
         after = residual if layer.residual == "after" else None
-        return self.activate(layer.activation, x, after)
+        return self.activate(layer.activation, x, after, slopes)
 
-    def activate(self, name: str, x: np.ndarray, then: np.ndarray | None = None) -> np.ndarray:
+    def activate(self, name: str, x: np.ndarray, then: np.ndarray | None = None, slopes=None) -> np.ndarray:
         """An activation, and the value that is added after it."""
+        name, numbers = activation.parsed(name)
+        if name == "hardswish" and numbers:
+            gate = np.clip(self.round(x * self.const(numbers[0]) + self.const(numbers[1])), 0.0, 1.0)
+            return self.round(x * gate + (0.0 if then is None else then))
         if name in ("hardswish", "hardsigmoid"):
             gate = np.clip(self.round(x + 3.0), 0.0, 6.0)
             sixth = self.const(1 / 6)
@@ -217,10 +222,11 @@ class Steps:
         if name in ("sigmoid", "silu"):
             below = _wide(1.0 + self.exponential(-x))
             x = self.round(_wide((1.0 if name == "sigmoid" else x) / below))
-        elif name in ("relu", "relu6"):
-            x = np.clip(x, 0.0, 6.0 if name == "relu6" else None)
-        elif name != "none":
-            raise ValueError(f"unknown activation {name!r}")
+        elif name in ("leaky", activation.PER_CHANNEL):
+            slope = slopes.astype(np.float64) if name == activation.PER_CHANNEL else self.const(numbers[0])
+            x = np.where(x > 0, x, self.round(np.minimum(x, 0.0) * slope))
+        else:
+            x = np.clip(x, *map(self.const, numbers or activation.bounds(name)))
         return x if then is None else self.round(x + then)
 
     @staticmethod

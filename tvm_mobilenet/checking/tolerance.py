@@ -17,6 +17,7 @@ import numpy as np
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.checking import reference as definition
 from tvm_mobilenet.checking import stepped
+from tvm_mobilenet.kinds.activation import bounds
 from tvm_mobilenet.kinds.exponential import LOWEST
 from tvm_mobilenet.layer import Layer
 
@@ -74,7 +75,7 @@ def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=No
     data = definition.real(layer, data, constants)
     if layer.parts:
         data = layer.input_place.view(data)
-        layer, data, weight, bias = definition.last_part(layer, data, weight, bias)
+        layer, data, weight, bias, _ = definition.last_part(layer, data, weight, bias, constants)
     values = definition.reference(layer, data, weight, bias, second, activated=False)
     positions = tuple(a for a in range(4) if a != channel_axis(layer))
     squares = layer.replace(op="add" if layer.op == "sub" else layer.op, residual="none")
@@ -119,14 +120,15 @@ def carried(
     axis: int = -1,
     framework: bool = False,
     dtype: str = FRAMEWORK,
+    slopes: np.ndarray | None = None,
 ) -> np.ndarray:
     """The permitted error of an activation's output in ``dtype``, with its rounding, if its input may be off by
     ``allowed``.
 
     ``framework``: the output comes from a framework. Such a sigmoid has the absolute error of values near 1.0 even
-    where it is near zero (ONNX Runtime gives 1.5e-8 for every input below -18).
+    where it is near zero (ONNX Runtime gives 1.5e-8 for every input below -18). ``slopes``: those of a PReLU.
     """
-    output = definition.apply(function, values, axis)
+    output = definition.apply(function, values, axis, slopes)
     rounding = dtypes.of(dtype).rounding
     smallest = dtypes.of(dtype).smallest
     if function == "silu":  # x times a sigmoid, which may become zero: its exponential overflows below -88
@@ -135,22 +137,22 @@ def carried(
         smallest = max(smallest, 2 * math.exp(LOWEST))
     own = 4 * rounding * np.abs(output) + smallest
     if framework and function != "none":
-        own = 4 * rounding * np.maximum(1.0, np.abs(values if function in ("silu", "hardswish") else output))
+        own = 4 * rounding * np.maximum(1.0, np.abs(values if function.startswith(("silu", "hardswish")) else output))
     if function == "none":
         return allowed + own
     if function == "softmax":  # a probability is off by a factor
         top = values.max(axis, keepdims=True)
         factor = 2 * np.max(np.broadcast_to(allowed, values.shape), axis, keepdims=True)
         return output * np.expm1(np.minimum(factor + 4 * rounding * (top - values), 50.0)) + own
-    return _beside(function, values, allowed, np.maximum) + own
+    return _beside(function, values, allowed, np.maximum, axis, slopes) + own
 
 
-def _beside(function: str, values: np.ndarray, step: np.ndarray, which) -> np.ndarray:
+def _beside(function: str, values: np.ndarray, step: np.ndarray, which, axis: int = -1, slopes=None) -> np.ndarray:
     """The change of an activation's output for a step of its input up or down. ``which``, a maximum or a minimum,
     chooses between the two changes.
     """
-    output = definition.apply(function, values)
-    return which(*(np.abs(definition.apply(function, values + s * step) - output) for s in (-1, 1)))
+    output = definition.apply(function, values, axis, slopes)
+    return which(*(np.abs(definition.apply(function, values + s * step, axis, slopes) - output) for s in (-1, 1)))
 
 
 @dataclass(frozen=True)
@@ -177,26 +179,35 @@ def expected(layer: Layer, tolerance: float, data, weight=None, bias=None, secon
     z = sum_of(layer, data, weight, bias, second, constants)
     function, axis = definition.final_function(layer), channel_axis(layer)
     last = layer.parts[-1] if layer.parts else layer
+    slopes = definition.slopes_of(
+        last, definition.of_part(constants, len(layer.parts) - 1) if layer.parts else constants
+    )
     rounding = dtypes.of(last.output_dtype).rounding
-    output = definition.apply(function, z.values, axis)
+    output = definition.apply(function, z.values, axis, slopes)
     if function == "softmax":
         off = np.full_like(z.values, tolerance) + z.rounding
         allowed = carried(function, z.values, off, axis, dtype=last.output_dtype)
         answers = (output > 2.0**-96) & (output < 1 - rounding)
     else:
         off = tolerance * unit(z.values, z.scale) + z.rounding
-        allowed = carried(function, z.values, off, axis, dtype=last.output_dtype)
-        answers = _beside(function, z.values, np.broadcast_to(z.term, z.values.shape), np.minimum) > allowed
+        allowed = carried(function, z.values, off, axis, dtype=last.output_dtype, slopes=slopes)
+        step = np.broadcast_to(z.term, z.values.shape)
+        answers = _beside(function, z.values, step, np.minimum, axis, slopes) > allowed
     if last.residual == "after":
         output = output + last.second_place.view(np.asarray(second, np.float64)).reshape(output.shape)
         allowed = allowed + 4 * rounding * np.abs(output)
     return Expected(output, allowed, float(answers.mean()))
 
 
-_MIDDLE = {"sigmoid": 0.0, "hardsigmoid": 0.0, "relu6": 3.0}  # inputs where an activation is steep on both sides
+def _middle(function: str) -> float | None:
+    """An input where an activation is steep on both sides, if it is so only in a range."""
+    limits = bounds(function) or (-math.inf, math.inf)
+    return {"sigmoid": 0.0, "hardsigmoid": 0.0}.get(
+        function, sum(limits) / 2 if all(map(math.isfinite, limits)) else None
+    )
 
 
-def revealing(layer: Layer, weight=None, bias=None, seed: int = 0) -> dict | None:
+def revealing(layer: Layer, weight=None, bias=None, constants=None, seed: int = 0) -> dict | None:
     """Operands for which most of a layer's outputs depend on its sums; None if none were found.
 
     It tries random operands of growing magnitude, then operands that put one of the sums where the activation is steep.
@@ -216,7 +227,8 @@ def revealing(layer: Layer, weight=None, bias=None, seed: int = 0) -> dict | Non
     if layer.weight_shape and not layer.parts and len(operands) == 1:
         own = definition.reference(layer, operands["data"], weight, np.zeros_like(bias), activated=False)
         shift = definition.reference(layer, operands["data"], weight, bias, activated=False) - own
-        middle = _MIDDLE.get(definition.final_function(layer), 1.0 + np.abs(shift))
+        middle = _middle(definition.final_function(layer))
+        middle = 1.0 + np.abs(shift) if middle is None else middle
         with np.errstate(divide="ignore", invalid="ignore"):
             exact = np.sort(((middle - shift) / own).ravel())
         exact = exact[np.isfinite(exact)]
@@ -226,9 +238,10 @@ def revealing(layer: Layer, weight=None, bias=None, seed: int = 0) -> dict | Non
     for factor in factors:
         with np.errstate(over="ignore"):
             scaled = {name: (array * factor).astype(dtype[name]) for name, array in operands.items()}
-        if stepped.allowed(layer) and not stepped.run(layer, weight=weight, bias=bias, **scaled)[1] < math.inf:
+        own = {"weight": weight, "bias": bias, "constants": constants}
+        if stepped.allowed(layer) and not stepped.run(layer, **own, **scaled)[1] < math.inf:
             continue  # a sum left the range of its dtype
-        share = expected(layer, 0.0, weight=weight, bias=bias, **scaled).answers
+        share = expected(layer, 0.0, **own, **scaled).answers
         if share > most:
             best, most = scaled, share
         if most > 1 / 2:

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from tvm_mobilenet import kinds
+from tvm_mobilenet.kinds import activation
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.passes import precision
@@ -144,7 +145,7 @@ def _run(call: LayerCall, operands: list[np.ndarray], limit: float | None = None
         if layer.residual == "before":
             y = y + residual
             largest = max(largest, float(y.abs().max()))
-        y = activated(layer, y)
+        y = activated(call, y)
         if layer.residual == "after":
             y = y + residual
         largest = max(largest, float(y.abs().max()))
@@ -191,14 +192,14 @@ def channels_second(array: np.ndarray, layout: str):
     return x if layout == "NCHW" else x.permute(0, 3, 1, 2)
 
 
-def activated(layer: Layer, y):
+def activated(call: LayerCall, y):
     """A layer's activation or softmax, applied to a tensor with channels second."""
-    import torch.nn.functional as F
+    import torch
 
-    if layer.declared.function == "softmax":
-        return F.softmax(y, 1)
-    own = {"none": lambda y: y, "sigmoid": lambda y: y.sigmoid()}
-    return own.get(layer.activation, getattr(F, layer.activation, None))(y)
+    if call.layer.declared.function == "softmax":
+        return y.softmax(1)
+    slopes = call.constants.get(activation.SLOPES)
+    return activation.definition(call.layer.activation, y, None if slopes is None else torch.from_numpy(slopes))
 
 
 def _partial_sums(layer: Layer, x, weight, bias) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tvm_mobilenet import kinds
 from tvm_mobilenet.compiler.calibration import activated, array_of, by_its_nest, tensors_of
-from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.kinds.activation import bounds
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import Scale
 from tvm_mobilenet.passes.whole_weights import HIGH, LOW
@@ -92,7 +92,7 @@ def outputs(
         own = y = rounded(_sums(layer, x, kernel, bias, other), inner, layer.residual != "after")
         if layer.residual == "before":
             y = y + residual
-        y = activated(layer, y.double()).float()
+        y = activated(call, y.double()).float()
         if layer.residual == "after":
             own = y = rounded(y, inner, True)
             y = y + residual
@@ -127,4 +127,4 @@ def _sums(layer, *operands):
 def has_inner(call: LayerCall) -> bool:
     """Whether a layer's sums become int8 before a table or an addition makes its output."""
     layer = call.layer
-    return bool(layer.weight_shape) and (layer.residual != "none" or layer.activation not in CLAMPS)
+    return bool(layer.weight_shape) and (layer.residual != "none" or bounds(layer.activation) is None)

@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tvm_mobilenet import dtypes, kinds
+from tvm_mobilenet.kinds import activation
 from tvm_mobilenet.layer import Layer
 
 LONGEST = 190  # characters; TVM adds a prefix of 10
@@ -35,6 +36,8 @@ _END = re.compile(
     r"(?:_tile(?P<tile>\d+(?:x\d+)*))?(?:_lanes(?P<lanes>\d+))?(?:_k(?P<k_block>\d+))?(?P<dual_issue>_dualissue)?_(?P<core>\w+)"
 )
 _COMMAS = re.compile(r"[sd]\d+x\d+|p\d+x\d+x\d+x\d+")
+_NUMBERS = re.compile(r"(?<=[a-z])m?(?:\d+(?:p\d+)?|inf)(?:xm?(?:\d+(?:p\d+)?|inf))?$")
+_SIGNS = str.maketrans({"m": "-", "p": ".", "x": ","})
 _PART = re.compile(r"more\d+|[a-z]+\d+x\d+x\d+(?:n\d+)?(?:s\d+)?")
 _CUT = re.compile(r"cut(\d+)x(\d+)")
 
@@ -84,7 +87,7 @@ def name_of(layer: Layer, decisions: Mapping, core: str) -> str:
     said = [
         kind,
         dtypes.of(layer.dtype).token,
-        *(re.sub(r"\W|_", "", word.replace(",", "x")) for word in words),
+        *(_word(word) for word in words),
         *(["tile" + "x".join(tile)] if tile else []),
         *([f"lanes{decisions['lanes']}"] if "lanes" in decisions else []),
         *([f"k{decisions['k_block']}"] if "k_block" in decisions else []),
@@ -92,6 +95,15 @@ def name_of(layer: Layer, decisions: Mapping, core: str) -> str:
         core,
     ]
     return "_".join(said)
+
+
+def _word(word: str) -> str:
+    """A word of a layer's name with only letters and digits; numbers of an activation have ``p`` for the point and
+    ``m`` for minus.
+    """
+    if activation.parsed(word)[1]:
+        word = word.replace(".", "p").replace("-", "m")
+    return re.sub(r"\W|_", "", word.replace(",", "x"))
 
 
 def _block_name(layer: Layer, decisions: Mapping, core: str) -> str:
@@ -109,6 +121,12 @@ def _block_name(layer: Layer, decisions: Mapping, core: str) -> str:
         middle = len(parts) // 2
         parts = [*parts[: middle - (left_out > 1)], f"more{left_out}", *parts[middle + 1 :]]
     return text
+
+
+def _numbers(word: str) -> str:
+    """The activation with numbers that `_word` wrote; other words unchanged."""
+    token = _NUMBERS.sub(lambda m: m[0].translate(_SIGNS), word)
+    return token if activation.known(token) else word
 
 
 def _part(layer: Layer) -> str:
@@ -167,7 +185,7 @@ def _layer(words: list[str]) -> Layer | None:
     declared = kinds.of(kind)
     tokens = re.findall(r"[a-z]+\d+", shape) if declared.pixels else [shape]
     for word in rest:
-        tokens.append(_OWN_WORDS.get(word) or (word.replace("x", ",") if _COMMAS.fullmatch(word) else word))
+        tokens.append(_OWN_WORDS.get(word) or (word.replace("x", ",") if _COMMAS.fullmatch(word) else _numbers(word)))
     tokens.insert(2 if declared.ops != ("",) else 1, dtype)  # `Layer.parse` takes an operator for one before the dtype
     try:
         return Layer.parse(" ".join([kind, *tokens]))

@@ -238,7 +238,7 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
         A model, file or operator is not supported; weights are not finite; or labels or image flags do not fit the
         network.
     """
-    from tvm_mobilenet import frontend, passes
+    from tvm_mobilenet import dtypes, frontend, passes
 
     model = None
     if options.is_file:
@@ -251,7 +251,7 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
         model = _made(options)
         module = frontend.from_torch(model.module, torch.zeros(options.batch or 1, *model.input_shape[1:]))
     watch("imported", module)
-    graph = passes.run(module, watch)
+    graph = passes.run(module, watch, dtypes.of(options.dtype).integer)
     options = of_quantized(options, graph)
     network = Network(options, model, graph, channel_axis(module), bytes_of(module))
     _check_finite(network.layers, options)

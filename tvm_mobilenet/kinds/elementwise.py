@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from math import prod
 
-from tvm_mobilenet.kinds import Kind, register
+from tvm_mobilenet.kinds import Kind, activation, register
 
 _OPERATORS = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "scale": operator.mul}
 
@@ -52,6 +52,40 @@ def _scale(make, op: str, a, b):
     return make.elementwise("scale", a, b)
 
 
+def _clip(make, call):
+    return _activated(make, call, "clip", *(float(bound.value) for bound in call.args[1:3]))
+
+
+def _leaky(make, call):
+    return _activated(make, call, "leaky", float(call.attrs.alpha))
+
+
+def _activated(make, call, kind: str, *numbers: float):
+    _require_float(make, call)
+    try:
+        word = activation.named(kind, *numbers)
+    except ValueError as e:
+        raise make.Unsupported(str(e)) from None
+    x = make.tensor(call.args[0])
+    return x if word == "none" else make.elementwise("none", x, activation=word)
+
+
+def _prelu(make, call):
+    _require_float(make, call)
+    slopes, x = make.array(call.args[1]), make.tensor(call.args[0])
+    axis = int(call.attrs.axis) % len(x.shape)
+    if slopes is None or x.dims[axis] != x.stored[-1:] or slopes.size != x.nhwc[-1]:
+        raise make.Unsupported("its slopes are not one constant for each channel")
+    if slopes.size == 1:
+        return _activated(make, call, "leaky", slopes.item())
+    return make.elementwise("none", x, activation=activation.PER_CHANNEL, slopes=slopes.reshape(-1))
+
+
+def _require_float(make, call) -> None:
+    if str(call.args[0].ty.dtype) != "float32":
+        raise make.Unsupported("its data is not float32")
+
+
 register(
     Kind(
         name="elementwise",
@@ -64,6 +98,9 @@ register(
             "add": lambda make, call: _binary(make, call, "add"),
             "subtract": lambda make, call: _binary(make, call, "sub"),
             "multiply": lambda make, call: _binary(make, call, "mul"),
+            "clip": _clip,
+            "nn.leakyrelu": _leaky,
+            "nn.prelu": _prelu,
         },
         writes_nchw=True,
         pitched=True,

@@ -13,7 +13,8 @@ entries for each channel.
 
 from __future__ import annotations
 
-CLAMPS = ("none", "relu", "relu6")  # activations that need no table
+from tvm_mobilenet.kinds.activation import bounds
+
 TABLE = 256
 
 
@@ -34,6 +35,6 @@ def constants_of(layer) -> dict[str, tuple[tuple[int, ...], str]]:
     found["ends"] = ((8 if second else 4,), "int32")
     if layer.residual != "none" or layer.op in ("add", "sub"):
         found["added"] = ((2,), "float32")
-    if layer.activation not in CLAMPS or (layer.copies and layer.activation != "none"):
+    if bounds(layer.activation) is None or (layer.copies and layer.activation != "none"):
         found["table"] = ((TABLE,), "int8")
     return found

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 from tvm_mobilenet import dtypes, kinds
-from tvm_mobilenet.kinds import generic
+from tvm_mobilenet.kinds import activation, generic
 
-ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu")
 _NUMBERS = {
     "m": "height",
     "n": "out_channels",
@@ -103,7 +102,7 @@ def fields_of(name: str) -> dict:
             f["input_layout" if token == "nchw" else "output_layout"] = "NCHW"
         elif token in ("add", "add_after"):
             f["residual"] = "before" if token == "add" else "after"
-        elif token in ACTIVATIONS:
+        elif activation.known(token):
             f["activation"] = token
         else:
             raise ValueError(f"layer name {name!r}: token {i + 2}, {token!r}, is not understood")

@@ -38,11 +38,15 @@ OF_SOME = (given_scales, transposed_conv, marks)  # these return their input if 
 __all__ = ["LAYER_PASSES", "RELAX_PASSES", "LayerCall", "LayerGraph", "Port", "Signature", "run"]
 
 
-def run(mod: tvm.IRModule, watch: Callable[[str, object], None] = lambda phase, what: None) -> LayerGraph:
+def run(
+    mod: tvm.IRModule, watch: Callable[[str, object], None] = lambda phase, what: None, integer: bool = False
+) -> LayerGraph:
     """An imported module as layers.
 
     Parameters
     ----------
+    integer : bool
+        Whether the layers are to become int8.
     watch : callable
         Called after each pass with its name, such as ``fold_pad``, and its result; not after a pass of `OF_SOME` that
         had nothing to do.
@@ -54,7 +58,7 @@ def run(mod: tvm.IRModule, watch: Callable[[str, object], None] = lambda phase, 
     """
     made = mod
     for step in (*RELAX_PASSES, channels_last, *LAYER_PASSES):
-        before, made = made, step.run(made)
+        before, made = made, step.run(made, integer) if step is fuse_epilogue else step.run(made)
         if made is before and step in OF_SOME:
             continue
         watch(step.__name__.rpartition(".")[2], made)

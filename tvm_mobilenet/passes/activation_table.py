@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tvm_mobilenet.kinds.activation import parsed
 from tvm_mobilenet.kinds.integers import TABLE
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def table(activation: str, before: Scale, after: Scale, whose: str = "") -> np.n
     if (activation, whose) == ("hardswish", TFLITE):
         return _hardswish_of_tflite(before, after)
     x = (np.arange(LOW, LOW + TABLE) - before.zero) * before.step
-    return after.of(_FUNCTIONS[activation](x)).astype(np.int8)
+    return after.of(_applied(activation, x)).astype(np.int8)
 
 
 _FUNCTIONS = {
@@ -43,6 +44,15 @@ _FUNCTIONS = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "silu": lambda x: x / (1 + np.exp(-x)),
 }
+
+
+def _applied(activation: str, x: np.ndarray) -> np.ndarray:
+    kind, numbers = parsed(activation)
+    if not numbers:
+        return _FUNCTIONS[kind](x)
+    if kind == "clip":
+        return np.clip(x, *numbers)
+    return np.where(x > 0, x, x * numbers[0]) if kind == "leaky" else x * np.clip(numbers[0] * x + numbers[1], 0, 1)
 
 
 def _hardswish_of_tflite(before: Scale, after: Scale) -> np.ndarray:

@@ -12,6 +12,7 @@ import tvm
 from tvm import relax
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.kinds.activation import named, parsed
 from tvm_mobilenet.passes.rewrite import Rewriter, op_name, scalar, static_shape
 
 
@@ -62,6 +63,9 @@ class Activations(Rewriter):
                     if _same(self._relu6_of_3_plus(gate), x):
                         return self._call("hardswish", x)
         for x, gate in ((a, b), (b, a)):
+            line = self._clamped_line(gate)
+            if line is not None and _same(line[0], x):
+                return self._call(named("hardswish", *line[1:]), x)
             kind, inner = self._activation(gate)
             if kind in ("hardsigmoid", "sigmoid") and _same(inner, x):
                 return self._call({"hardsigmoid": "hardswish", "sigmoid": "silu"}[kind], x)
@@ -70,6 +74,16 @@ class Activations(Rewriter):
             if scaled is not None and _is(scaled.args[1], 1 / 6) and _same(self._relu6_of_3_plus(gate), scaled.args[0]):
                 return self._call("hardswish", scaled.args[0])
         return call
+
+    def _clamped_line(self, gate: relax.Expr) -> tuple[relax.Expr, float, float] | None:
+        """x, slope and offset of ``clip(slope * x + offset, 0, 1)``."""
+        clip = self.made_by(gate, "clip")
+        add = None if clip is None else self.made_by(clip.args[0], "add")
+        multiply = None if add is None else self.made_by(add.args[0], "multiply")
+        if multiply is None or [float(bound.value) for bound in clip.args[1:3]] != [0.0, 1.0]:
+            return None
+        slope, offset = scalar(multiply.args[1]), scalar(add.args[1])
+        return None if slope is None or offset is None else (multiply.args[0], slope, offset)
 
     def _relu6_of_3_plus(self, expr: relax.Expr) -> relax.Expr | None:
         kind, inner = self._activation(expr)
@@ -89,11 +103,12 @@ class Activations(Rewriter):
         if function is None:
             bb = relax.BlockBuilder()
             param = relax.Var("x", relax.TensorType(shape, dtype))
-            with bb.function(kind, [param], private=True):
+            symbol = parsed(kind)[0]
+            with bb.function(symbol, [param], private=True):
                 with bb.dataflow():
                     out = bb.emit_output(definition(kind, param, dtype))
                 bb.emit_func_output(out)
-            function = self._bb.add_func(bb.get()[kind].with_attr("activation", kind), kind)
+            function = self._bb.add_func(bb.get()[symbol].with_attr("activation", kind), symbol)
             self._functions[kind, shape, dtype] = function
             self._named[function] = kind
         return relax.Call(function, [x])
@@ -105,8 +120,12 @@ def run(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 def definition(name: str, x: relax.Expr, dtype: str) -> relax.Expr:
-    """One of `tvm_mobilenet.layer.ACTIVATIONS`, as PyTorch defines it, applied to a tensor of this dtype."""
+    """One of the activations that this pass names, as PyTorch defines it, applied to a tensor of this dtype."""
     op = relax.op
+    name, numbers = parsed(name)
+    if numbers:
+        slope, offset = (relax.const(number, dtype) for number in numbers)
+        return op.multiply(x, op.clip(op.add(op.multiply(x, slope), offset), 0, 1))
     if name in ("hardswish", "hardsigmoid"):
         gate = op.multiply(op.clip(op.add(x, relax.const(3.0, dtype)), 0, 6), relax.const(1 / 6, dtype))
         return op.multiply(x, gate) if name == "hardswish" else gate

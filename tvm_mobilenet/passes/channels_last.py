@@ -21,6 +21,7 @@ from tvm import relax
 from tvm_mobilenet import kinds
 from tvm_mobilenet.dtypes import OF_DATA
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.kinds.activation import SLOPES
 from tvm_mobilenet.layer import ImpossibleLayerError, Layer
 from tvm_mobilenet.passes import axes
 from tvm_mobilenet.passes.axes import Axis, Tensor, dim, flat, fresh
@@ -303,13 +304,13 @@ class ChannelsLast:
         layer = Layer(kind="elementwise", op="none", height=h, width=w, channels=c, out_channels=c, batch=batch)
         return self.call(layer.replace(output_layout="NCHW"), [x], logical, x.dims)
 
-    def elementwise(self, op: str, *operands: Tensor, activation: str = "none") -> Tensor:
+    def elementwise(self, op: str, *operands: Tensor, activation: str = "none", slopes=None) -> Tensor:
         x = operands[0]
         n, h, w, c = x.nhwc
         layer = Layer(
             kind="elementwise", op=op, height=h, width=w, channels=c, out_channels=c, batch=n, activation=activation
         )
-        return self.call(layer, list(operands), x.stored, x.dims)
+        return self.call(layer, list(operands), x.stored, x.dims, slopes=slopes)
 
     def feature_map(self, call: relax.Call, layer: Layer, x: Tensor, weight=None, bias=None) -> Tensor:
         _, c, h, w = static_shape(call)
@@ -319,10 +320,10 @@ class ChannelsLast:
         return Tensor(out.value, (n, h, w, c), out.stored, out.dims)
 
     def call(
-        self, layer: Layer, inputs: list[Tensor], stored: tuple[Axis, ...], dims, weight=None, bias=None
+        self, layer: Layer, inputs: list[Tensor], stored: tuple[Axis, ...], dims, weight=None, bias=None, slopes=None
     ) -> Tensor:
         layer = layer.replace(dtype=self.dtypes.get(inputs[0].value, layer.dtype))
-        constants = {}
+        constants = {} if slopes is None else {SLOPES: slopes}
         if weight is not None:
             constants = {"weight": weight, "bias": np.zeros(layer.out_channels) if bias is None else bias}
         return self._called(layer, inputs, Tensor("", layer.output_shape, stored, dims), constants)

@@ -7,24 +7,32 @@ activation if that layer has none yet, ``after`` it otherwise.
 
 from __future__ import annotations
 
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, PLAIN
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import marks
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.quantize import integral
 
 
-def run(graph: LayerGraph) -> LayerGraph:
-    """The graph with its epilogues fused."""
+def run(graph: LayerGraph, integer: bool = False) -> LayerGraph:
+    """The graph with its epilogues fused. ``integer``: the layers are to become int8."""
+    integer = integer or marks.known(graph)
     count = graph.readers()
     kept: dict[str, LayerCall] = {}
     for call in graph.calls:
         for fuse in (_activation, _residual, _layout):
             fused = fuse(call, kept, count)
-            if fused is not None:
+            if fused is not None and not (integer and _only_float(fused[1].layer)):
                 producer, call = fused
                 del kept[producer]
                 break
         kept[call.output] = call
     return graph.with_calls(kept.values())
+
+
+def _only_float(layer: Layer) -> bool:
+    """Whether an activation with numbers or slopes keeps a layer from an integer form."""
+    return layer.activation not in PLAIN and not integral(layer) and integral(layer.replace(activation="none"))
 
 
 def _only_reader(value: str, kept: dict[str, LayerCall], count) -> LayerCall | None:
@@ -39,7 +47,10 @@ def _activation(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | N
         return None
     if producer is None or producer.layer.activation != "none" or producer.layer.residual == "after":
         return None
-    if not producer.layer.declared.epilogue or layer.input_layout != layer.output_layout:
+    declared = producer.layer.declared
+    if not declared.epilogue or layer.input_layout != layer.output_layout:
+        return None
+    if layer.activation == PER_CHANNEL and declared.weight_shape is None and not declared.identity:
         return None
     made = _extended(producer, call, producer.layer.replace(activation=layer.activation), "activation")
     return made and (producer.output, made)
@@ -92,5 +103,9 @@ def _extended(producer: LayerCall, call: LayerCall, layer: Layer, what: str) -> 
     if joined is None:
         return None
     return producer.replace(
-        layer=layer, output=call.output, name=call.name, marks=joined if joined != marks.NONE else None
+        layer=layer,
+        output=call.output,
+        name=call.name,
+        marks=joined if joined != marks.NONE else None,
+        **call.constants,  # slopes
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.kinds.activation import bounds
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import DTYPE, Scale
 
@@ -101,11 +101,11 @@ def fused(producer: LayerCall, call: LayerCall, what: str) -> Marks | None:
         return NONE
     if what == "layout":
         return None if first.output and last.output else first if first.output else _to(first, last)
-    if what == "activation" and call.layer.activation in CLAMPS:
+    if what == "activation" and bounds(call.layer.activation):
         return _to(first, last) if first.output in (None, last.output) else None
     whole = first.steps is not None and first.output is not None and last.output is not None
     if whole and first.inner is None and producer.layer.residual == "none":
-        table = producer.layer.activation not in CLAMPS
+        table = bounds(producer.layer.activation) is None
         return None if table else replace(last, inner=first.output, steps=first.steps)
     return _to(first, last) if first.steps is None and first.output is None else None
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.kinds.integers import CLAMPS
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, bounds
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import equalize
 from tvm_mobilenet.passes.activation_table import table
@@ -47,14 +47,16 @@ def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
 
 def integral(layer: Layer) -> bool:
     """Whether a float32 layer has an integer form. After an addition, a product or a pool, its activation must be a
-    clamp; a maximum must have no activation.
+    clamp; a maximum must have no activation. A PReLU has none: a table serves all channels.
     """
+    if layer.activation == PER_CHANNEL:
+        return False
     if layer.dtype != "float32" or layer.body is not None or DTYPE not in schedules.implemented(layer.kind):
         return False
     if layer.op == "max":
         return layer.activation == "none"
     alone = layer.copies or (layer.weight_shape is not None and layer.residual == "none")
-    return alone or layer.activation in CLAMPS
+    return alone or bounds(layer.activation) is not None
 
 
 class Quantize:
@@ -261,10 +263,8 @@ def constants_of(
 
 def _clamp(activation: str, scale: Scale) -> tuple[int, int]:
     """The lowest and highest int8 value of an activation that is a clamp."""
-    if activation not in ("relu", "relu6"):
-        return LOW, HIGH
-    low = max(LOW, scale.zero)
-    return low, min(HIGH, int(np.rint(6 / scale.step)) + scale.zero) if activation == "relu6" else HIGH
+    least, most = np.rint(np.array(bounds(activation) or bounds("none")) / scale.step) + scale.zero
+    return int(np.clip(least, LOW, HIGH)), int(np.clip(most, LOW, HIGH))
 
 
 def _weighted(found: dict, call: LayerCall, layer: Layer, given: Scale, own: Scale) -> tuple[np.ndarray, Layer]:

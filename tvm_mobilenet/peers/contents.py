@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvm_mobilenet.kinds.activation import PLAIN
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.quantize import DTYPE, HIGH, LOW, Scale
 
@@ -241,6 +242,7 @@ def _check(call) -> None:
     """Refuse a layer that no writer supports; a single writer may support fewer."""
     layer = call.layer
     ok = layer.dtype == "float32" and not (layer.reads or layer.writes or layer.body) and layer.op != "pixels"
+    ok = ok and layer.activation in PLAIN
     declared = layer.declared
     if not ok or not (layer.weight_shape or declared.windowed or declared.identity or declared.function == "softmax"):
         raise Unknown(f"{call.name} is {layer.name}")

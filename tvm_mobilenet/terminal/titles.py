@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 
 from tvm_mobilenet import kinds
 from tvm_mobilenet.dtypes import BY_TOKEN
-from tvm_mobilenet.layer import ACTIVATIONS, Layer
+from tvm_mobilenet.kinds import activation
+from tvm_mobilenet.layer import Layer
 
 SHORT = {kind.name: kind.short for kind in kinds.every() if kind.short}
 MARK = "…"
@@ -103,7 +104,7 @@ STEPS: tuple[Callable[[str, str], str], ...] = (  # the steps of shortening, in 
     _without(r"in\d+|out\d+|from\d+of\d+|into\d+of\d+"),  # row pitches, parts of larger tensors
     _without(r"p\d+,\d+,\d+,\d+"),  # padding
     _without("nchw|to_nchw"),
-    _without("|".join(ACTIVATIONS)),
+    lambda name, text: " ".join(word for word in text.split(" ") if not activation.known(word)),
     _abbreviated,
     _ends_of_a_fused_block,
     _without(r"\d+x\d+"),  # kernel size
