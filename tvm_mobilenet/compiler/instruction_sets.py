@@ -190,6 +190,7 @@ _LITERALS = (
     (0x0F3F0F00, 0x0D1F0B00, 4, 2),  # vldr d
 )
 _ROWS = {"aarch64": _A64, "armv7": _A32}
+_MACHINES = {183: "aarch64", 40: "armv7"}  # of an ELF file's header
 
 
 @dataclass(frozen=True)
@@ -260,17 +261,27 @@ def outside(path: str | Path, target) -> list[Outside]:
         An ELF file, little endian.
     target : targets.Target
         A target with AArch64 or 32-bit Arm; for others the list is empty.
+
+    Raises
+    ------
+    ValueError, IndexError, struct.error
+        It is no whole ELF file of the target's architecture.
     """
     if target.architecture not in _ROWS:
         return []
-    elf, found = symbols.read(Path(path)), []
-    allowed = features.allowed(target)
+    elf, found, allowed = symbols.read(Path(path)), [], None
+    if (machine := _MACHINES.get(elf.machine, elf.machine)) != target.architecture:
+        raise ValueError(f"it is code for {machine}")
     for number, (section, content) in enumerate(zip(elf.sections, elf.contents, strict=True)):
         if section[1] != _PROGRAM or not section[2] & _EXECUTABLE:
             continue
         words = np.frombuffer(content[: len(content) // 4 * 4], "<u4")
         for feature, where in needed(words, target.architecture).items():
-            if feature in allowed or not where.any():
+            if not where.any():
+                continue
+            if allowed is None:
+                allowed = features.allowed(target)  # LLVM says so, which takes a second to import
+            if feature in allowed:
                 continue
             code = elf.code_words(number, len(words))
             if feature == "lse":

@@ -18,6 +18,7 @@ with its hash, and `build_identity` refuses a folder whose files were not built 
 from __future__ import annotations
 
 import json
+import struct
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ import numpy as np
 
 from tvm_mobilenet import old_words, targets
 from tvm_mobilenet.compiler import build_identity, quantization_file, stored_plan
-from tvm_mobilenet.compiler.build_identity import PLAN, file_hash
+from tvm_mobilenet.compiler.build_identity import AGAIN, PLAN, file_hash
 from tvm_mobilenet.compiler.plan import Plan
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text, reading
@@ -86,7 +87,8 @@ class BuiltModule:
         Raises
         ------
         TvmMobilenetError
-            The facts are impossible; or the build is of an earlier version, and its target's name is no longer known.
+            The facts are impossible, or do not allow instructions of the build; or the build is of an earlier version,
+            and its target's name is no longer known.
         """
         from tvm_mobilenet.targets import stored
 
@@ -99,6 +101,7 @@ class BuiltModule:
                     "build it again",
                 ) from None
         target = stored.from_data(self.target_data, str(self.folder / PLAN))
+        self._require_instructions(target)
         if changes := stored.changes(target):
             warnings.warn(
                 f"{target.file or 'target ' + target.name} has changed since {self.folder} was built, which is used as "
@@ -106,6 +109,26 @@ class BuiltModule:
                 stacklevel=3,  # one level is functools
             )
         return target
+
+    def _require_instructions(self, target: targets.Target) -> None:
+        """Refuse code that the target's CPU may lack: an emulator executes it, and a board would end the process.
+
+        Each file was checked before it was written; its bytes or the facts may have changed since. In 32-bit code the
+        symbols that tell code from data are in the object alone.
+        """
+        from tvm_mobilenet.compiler import instruction_sets
+
+        checked = (OBJECT, *LIBRARIES) if target.architecture == "aarch64" else (OBJECT,)
+        for name in (name for name in checked if name in self.files and not self.is_earlier):
+            path = self.folder / name
+            try:
+                instruction_sets.check(path, target, str(path))
+            except TvmMobilenetError as e:
+                raise TvmMobilenetError(f"{e.message}; {self.folder / PLAN} says what it may use", AGAIN) from None
+            except (ValueError, IndexError, struct.error) as e:
+                raise TvmMobilenetError(
+                    f"{path} is no whole ELF file of {target.architecture}: {reason(e)}", AGAIN
+                ) from None
 
     @property
     def is_earlier(self) -> bool:

@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import struct
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +57,17 @@ class _Elf:
             list(form.section.unpack_from(self.data, self.header[6] + i * self.header[11]))
             for i in range(self.header[12])
         ]
-        self.contents = [b"" if s[1] in (_NOBITS, _NULL) else self.data[s[4] : s[4] + s[5]] for s in self.sections]
+        sizes = [0 if s[1] in (_NOBITS, _NULL) else s[5] for s in self.sections]
+        if sum(sizes) > len(self.data):
+            raise ValueError(f"{path}: its sections overlap, or it is truncated")
+        self.contents = [self.data[s[4] : s[4] + size] for s, size in zip(self.sections, sizes, strict=True)]
         self.names = [_text(self.contents[self.header[13]], s[0]) for s in self.sections]
         self.table = next((i for i, s in enumerate(self.sections) if s[1] == _SYMTAB), -1)  # the table of all symbols
+
+    @property
+    def machine(self) -> int:
+        """The number of its architecture."""
+        return self.header[2]
 
     @property
     def strings(self) -> bytes:
@@ -76,13 +86,18 @@ class _Elf:
 
     def function_at(self, section: int, address: int) -> str:
         """The function that contains an address in a section, and the offset in it; empty if no symbol covers it."""
-        if self.table < 0:
+        k = bisect.bisect_right(self._functions, (section, address + 1)) - 1
+        if k < 0:
             return ""
-        for s in self.symbols():
-            start = s[4] & ~1
-            if s[1] & 15 == _FUNCTION and s[3] == section and start <= address < start + s[5]:
-                return f"{_text(self.strings, s[0])}+{address - start:#x}"
-        return ""
+        own, start, size, name = self._functions[k]
+        inside = own == section and address < start + size
+        return f"{_text(self.strings, name)}+{address - start:#x}" if inside else ""
+
+    @cached_property
+    def _functions(self) -> list[tuple[int, int, int, int]]:
+        """Section, address, size and name of each function, sorted."""
+        symbols = self.symbols() if self.table >= 0 else ()
+        return sorted((s[3], s[4] & ~1, s[5], s[0]) for s in symbols if s[1] & 15 == _FUNCTION)
 
     def code_words(self, section: int, words: int) -> np.ndarray:
         """Whether each word of a section is a 32-bit instruction, by the symbols ``$a``, ``$x``, ``$t`` and ``$d``
