@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import patches
 from tests.support.cpu_time import CpuTimes
 from tvm_mobilenet import packages
 
@@ -28,6 +29,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 ROOT = Path(__file__).resolve().parent.parent
 # pytest's own path is set in pyproject.toml; processes that tests start need the checkout too.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+patches.record()
 
 # `pytest --hypothesis-profile search` draws new examples: for looking for bugs, not for judging a change.
 _EVERY_RUN = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import modules
+from tests.support import modules, patches
 from tvm_mobilenet import build, targets
 from tvm_mobilenet.bundle import pack as bundle
 from tvm_mobilenet.compiler import library
@@ -23,6 +23,7 @@ EMULATORS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
 
 
 @functools.cache
+@patches.without()
 def made(
     target="host",
     alpha: float = 0.25,

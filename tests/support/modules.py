@@ -1,5 +1,5 @@
 """Built modules and a benchmark that several test files share: modules are made once in a run, by whichever of its
-processes needs one first, the benchmark once in a process. No test may change them."""
+processes needs one first, the benchmark once in a process. No test may change them; no test's patches reach them."""
 
 import atexit
 import fcntl
@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support import patches
 from tests.support.sealing import seal
 from tvm_mobilenet import bench, build, targets
 from tvm_mobilenet.compiler import module as built
@@ -33,12 +34,14 @@ def once(folder: Path, make: Callable[[Path], object]) -> Path:
     with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            make(folder)
+            with patches.without():
+                make(folder)
             done.touch()
     return folder
 
 
 @functools.cache
+@patches.without()
 def _network(options: ModelOptions):
     return load_network(options)
 
@@ -108,6 +111,7 @@ def _write_tiny(path: Path, width: int) -> None:
 
 
 @functools.cache
+@patches.without()
 def measured():
     """A benchmark of the small network on this machine."""
     return bench.bench(small("host"), board="local", threads=(1, 2), seconds=0.3, cool_down=0)
