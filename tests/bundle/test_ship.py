@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import getpass
 import hashlib
 import json
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -261,6 +263,42 @@ def test_a_version_that_never_became_current_is_none(bundle, tmp_path):
     assert not dead.exists() and sorted(v[:4] for v in os.listdir(versions)) == ["0001", "0002", "0003"]
 
 
+@pytest.mark.parametrize("locks", [True, False])
+def test_folders_of_living_shipments_stay_whatever_the_clock_says(bundle, tmp_path, monkeypatch, locks):
+    """A board's clock jumps, often soon after its start. Without locks, a folder names its process."""
+    if not locks:
+        programs = tmp_path / "programs"
+        programs.mkdir()
+        for path in (p for place in ("/usr/bin", "/bin") for p in Path(place).iterdir()):
+            if path.name != "flock" and not (programs / path.name).exists():
+                (programs / path.name).symlink_to(path)
+        monkeypatch.setenv("PATH", str(programs))
+    started = Path(f"/proc/{os.getpid()}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    start = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    living, earlier, reused = (
+        f"{os.getpid()}.{started}.{start}",
+        f"{os.getpid()}.{started}.0",
+        f"{os.getpid()}.1.{start}",
+    )
+    board, versions = tmp_path / "board", tmp_path / "board/versions"
+    folders = {f".new-{name}-x": name for name in (living, earlier, reused, "of-before")}
+    folders |= {f"000{k}-x": name for k, name in enumerate((living, earlier, ""))}
+    held = []
+    for name, process in folders.items():
+        (versions / name).mkdir(parents=True)
+        (versions / name / ".not-yet").write_text(process)
+        clock = -1e9 if process == living else 1e9
+        os.utime(versions / name, (time.time() + clock,) * 2)
+        if locks and process == living:
+            held.append(os.open(versions / name, os.O_RDONLY))
+            fcntl.flock(held[-1], fcntl.LOCK_EX)
+    assert ship.ship(bundle, local(board), keep=9).ok
+    now = current(board)
+    assert {p.name for p in versions.iterdir()} == {f".new-{living}-x", "0000-x", now}
+    for lock in held:
+        os.close(lock)
+
+
 @pytest.mark.parametrize("program", ["mktemp", "readlink", "ln", "sync", "sha256sum", "wc", "sed"])
 def test_a_program_of_the_board_that_fails_costs_no_version(bundle, tmp_path, monkeypatch, program):
     """On a full disk or without memory: a name that is missing then must not turn into the name of all versions."""
@@ -302,7 +340,7 @@ def test_a_version_is_on_the_disk_before_it_is_current_and_before_old_ones_go(bu
     assert result.ok, result.error
     text, version = log.read_text(), board / "versions" / result.version
     switch = re.search(r'^.*rename.*"\.current-.*"current".* = 0', text, re.MULTILINE)
-    numbered = re.search(r'^.*rename.*"(\.new-\w+)", .*-\w+".* = 0', text, re.MULTILINE)
+    numbered = re.search(r'^.*rename.*"(\.new-[\w.-]+)", .*-\w+".* = 0', text, re.MULTILINE)
     gone = re.search(r"^.*unlink.*weights\.bin.* = 0", text, re.MULTILINE)
     assert numbered.start() < switch.start() < gone.start() and list(version.parent.iterdir()) == [version]
     if old:

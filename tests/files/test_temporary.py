@@ -190,6 +190,22 @@ def test_temporary_folders_of_killed_runs_are_removed_by_the_next(tmp_path, monk
     assert sorted(os.listdir(tmp_path)) == ["tvm_mobilenet-agent-0123456789abcdef", "tvm_mobilenet-run-mine"]
 
 
+def test_a_folder_is_removed_after_the_processes_that_write_to_it(tmp_path):
+    """Else they make it again, and it stays."""
+    folder = tmp_path / f"tvm_mobilenet-run-{'0' * 16}" / "one"
+    folder.mkdir(parents=True)
+    process = subprocess.Popen(["sleep", "600"], process_group=0)
+    temporary.remove_after_group(process.pid, folder)
+    time.sleep(0.3)
+    assert folder.exists()
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 120
+    while list(tmp_path.iterdir()) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_temporary_folder_lies_in_what_is_being_made(tmp_path, monkeypatch):
     """So a process that is killed leaves one folder; and what is made never holds it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))

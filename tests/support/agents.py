@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tvm_mobilenet.boards.agent.folder import PREFIX
+
 ARM64 = Path(
     os.environ.get("TVM_MOBILENET_ARM64")
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tvm_mobilenet" / "arm64-python"
@@ -140,7 +142,7 @@ class Agent:
 
     def leftovers(self) -> list[str]:
         """Files and folders of sessions."""
-        return sorted(str(p) for p in Path(self.temporary).glob("tvm_mobilenet-agent-*/*") if p.name != "lock")
+        return sorted(str(p) for p in Path(self.temporary).glob(f"{PREFIX}*/*"))
 
     def is_clean(self, seconds: float = 300.0) -> bool:
         """Whether no session's process and file is left; one that was just closed is given a moment."""

@@ -12,23 +12,32 @@ export LC_ALL
 # Writes files and folders to the disk; an old `sync` takes no names and writes everything.
 flush() { if sync --help 2>&1 | grep -q FILE; then sync -- "$@"; else sync; fi; }
 
+# Names a process for all time: its number, when it began, in ticks since the board did, and which start of the board.
+# A clock would not do: it may jump, and often does soon after a start.
+process() {
+    echo "$1.$(cut -d " " -f 22 "/proc/$1/stat" 2>/dev/null).$(cut -c -8 /proc/sys/kernel/random/boot_id 2>/dev/null)"
+}
+
 # Removes a folder unless the shell that made it still runs: that shell holds its lock, which ends with it. Without locks,
-# a folder counts as abandoned after an hour.
+# the name of its process tells. $1 the folder  $2 the process
 abandoned() {
     [ -d "$1" ] || return 0
     code=66
     ! command -v flock >/dev/null || { code=0; flock -n "$1" rm -rf -- "$1" || code=$?; }
-    [ "$code" -lt 2 ] || [ -z "$(find "$1" -maxdepth 0 -mmin +60)" ] || rm -rf -- "$1"
+    [ "$code" -lt 2 ] || [ "$(process "${2%%.*}")" = "$2" ] || rm -rf -- "$1"
 }
 
 mkdir -p "$1/versions"
 cd "$1/versions"
-for old in .new-*; do abandoned "$old"; done
+for old in .new-*; do
+    made=${old#.new-}
+    abandoned "$old" "${made%-*}"
+done
 now=none
 [ ! -h ../current ] || now=$(readlink ../current)
 for old in [0-9]*-*/.not-yet; do # numbered, and killed before it became current; or right after
     [ -e "$old" ] || continue
-    if [ "$now" = "versions/${old%/*}" ]; then rm -f "$old"; else abandoned "${old%/*}"; fi
+    if [ "$now" = "versions/${old%/*}" ]; then rm -f "$old"; else abandoned "${old%/*}" "$(cat "$old")"; fi
 done
 
 # A version that did not become current is removed.
@@ -42,7 +51,7 @@ trap 'undo "$1"' EXIT
 trap 'exit 71' HUP INT TERM PIPE
 
 for try in 1 2 3 4 5 6 7 8 9; do # one that was taken for abandoned before it was locked is made again
-    made=$(mktemp -d .new-XXXXXX) # if that fails, $new is unchanged
+    made=$(mktemp -d ".new-$(process $$)-XXXXXX") # if that fails, $new is unchanged
     new=$made
     command exec 9<"$new" || continue
     code=0
@@ -69,7 +78,7 @@ if [ -n "$8" ] && command -v ssh-keygen >/dev/null; then
     rm .signers
 fi
 [ -z "$checked" ] || echo "signature checked"
-: > .not-yet
+process $$ > .not-yet
 chmod 755 .
 flush .not-yet * .
 

@@ -254,7 +254,6 @@ def link(
     file is written whole or not at all.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as new:
         _link([*SHARED, *build_identity.linked_with(build), "-o", str(new), *objects], target, path.name, linker)
         instruction_sets.check(new, target, path.name)

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import stat
+import subprocess
 import tempfile
 import threading
 import weakref
@@ -191,12 +192,28 @@ class _Place:
                 remove(entry)
 
 
-def remove_of_dead(path: str | Path) -> None:
-    """Remove a temporary folder of a dead process, and its parent folder if that is empty then."""
-    remove(Path(path))
-    if Path(path).parent.name.startswith(_PREFIX):
-        with contextlib.suppress(OSError):
-            Path(path).parent.rmdir()
+# $1 a process group  $2 a folder  $3 the folder around it, or nothing. A dead process that nobody waits for counts as
+# there: so this waits for ten seconds at most.
+_AFTER = """
+for try in $(seq 100); do kill -0 "-$1" 2>/dev/null || break; sleep 0.1; done
+rm -rf -- "$2"
+[ -z "$3" ] || rmdir -- "$3"
+"""
+
+
+def remove_after_group(group: int, path: str | Path) -> None:
+    """Remove a temporary folder, and its parent folder if that is empty then, once a process group has ended. This does
+    not wait.
+
+    Raises
+    ------
+    OSError
+        No process can be started.
+    """
+    around = Path(path).parent
+    words = (str(group), str(path), str(around) if around.name.startswith(_PREFIX) else "")
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    subprocess.Popen(["sh", "-c", _AFTER, "sh", *words], process_group=0, **streams)
 
 
 _PLACE = _Place()

@@ -6,7 +6,8 @@ job is reported as failed. No process or file of a worker may outlive the search
 - The pool is closed (also by an exception such as Ctrl-C): the process group of every worker is killed, including
   linkers.
 - The parent is killed: every worker holds the read end of a pipe that only the parent writes to; a thread notices that
-  it closes, removes the temporary folder and kills its own group.
+  it closes and kills its own group. A shell outside of the group waits for that, and then removes the temporary folder:
+  a job that still ran could make it again.
 - A worker hangs in native code and its parent is gone: an alarm, set for each job, ends it.
 
 Only the connection comes from `multiprocessing`, not the process: its start methods import the user's ``__main__``
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.files.temporary import TemporaryFolder, remove_of_dead
+from tvm_mobilenet.files.temporary import TemporaryFolder, remove_after_group
 from tvm_mobilenet.tuning.pace import Pace
 
 GRACE_SECONDS = 5  # from the parent's time limit of a job to the worker's own alarm
@@ -304,5 +305,6 @@ def _serve(fd: int) -> None:
 def _die_with_parent() -> None:
     while os.read(0, 1):
         pass
-    remove_of_dead(os.environ["TMPDIR"])
+    with contextlib.suppress(OSError):
+        remove_after_group(os.getpgrp(), os.environ["TMPDIR"])
     os.killpg(0, signal.SIGKILL)

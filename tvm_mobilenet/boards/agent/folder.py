@@ -1,25 +1,21 @@
 """The agent's own folder for temporary files. It is made again if it disappears, and removed when the agent ends.
 
-Its name cannot be guessed. It is made and locked under a hidden name, then renamed, so no other agent can take it for a
-dead agent's. An agent that finds a folder of this user with a free lock removes it; links are never followed.
+Its name cannot be guessed. The agent locks the folder itself. An agent that finds such a folder of this user with a
+free lock removes it; links are never followed (`files.temporary`). No clock is asked: a board without a clock of its
+own gets the time from the network, hours after it began.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import shutil
 import stat
 import tempfile
-import time
 from pathlib import Path
 
-from tvm_mobilenet.system import fcntl
+from tvm_mobilenet.files import temporary
 
-PREFIX = "tvm_mobilenet-agent-"
-_HIDDEN = f".{PREFIX}"
-_FORGOTTEN_SECONDS = 3600.0  # after this time a folder that was never renamed is a dead agent's
+PREFIX = "tvm_mobilenet-board-"  # agents of earlier versions lock a file in a folder, and name it otherwise
 
 
 class Folder:
@@ -62,7 +58,7 @@ class Folder:
     def remove(self) -> None:
         """Remove it with all its contents."""
         if _identity(self.path) == self._is:
-            shutil.rmtree(self.path, ignore_errors=True)
+            temporary.remove(self.path)
         os.close(self._lock)
 
 
@@ -79,34 +75,5 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 def _own_folder() -> tuple[Path, int]:
     parent = Path(tempfile.gettempdir())
-    _remove_dead(parent)
-    new = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=parent))
-    try:
-        lock = os.open(new / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder = parent / f"{PREFIX}{secrets.token_hex(8)}"
-        os.rename(new, folder)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    return folder, lock
-
-
-def _remove_dead(parent: Path) -> None:
-    for old in [*parent.glob(f"{PREFIX}*"), *parent.glob(f"{_HIDDEN}*")]:
-        if _identity(old) is None:
-            continue
-        with contextlib.suppress(OSError):
-            if old.name.startswith(_HIDDEN) and time.time() - os.lstat(old).st_mtime < _FORGOTTEN_SECONDS:
-                continue
-            try:
-                lock = os.open(old / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            except FileNotFoundError:
-                if old.name.startswith(_HIDDEN):  # its agent was killed before it made the lock
-                    old.rmdir()  # which fails if anything is in it
-                continue
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(old, ignore_errors=True)
-            finally:
-                os.close(lock)
+    temporary.remove_abandoned(parent, PREFIX)
+    return temporary.new_folder(parent, PREFIX)
