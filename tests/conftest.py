@@ -30,8 +30,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # pytest's own path is set in pyproject.toml; processes that tests start need the checkout too.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
-patches.record()
-
 # `pytest --hypothesis-profile search` draws new examples: for looking for bugs, not for judging a change.
 _EVERY_RUN = {
     "deadline": None,
@@ -114,6 +112,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
+    patches.record()
     order = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 

@@ -52,6 +52,12 @@ def test_what_is_shared_is_made_without_patches(before, patched, tmp_path):
     assert seen == [before] and state() == now
 
 
+def test_what_pytest_itself_has_patched_stays(request, tmp_path):
+    """Its temporary folder, for example."""
+    with patches.without():
+        assert request.config._tmp_path_factory.getbasetemp() == tmp_path.parent
+
+
 def test_a_failure_leaves_the_patches(patched, tmp_path):
     now = state()
     with pytest.raises(ZeroDivisionError), patches.without():

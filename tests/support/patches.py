@@ -15,7 +15,7 @@ _made: list[weakref.ref] = []  # all objects that patch, in the order in which t
 
 
 def record() -> None:
-    """Remember all objects that patch from now on."""
+    """Remember all objects that patch from now on: pytest's own, which it makes before it collects tests, are none."""
     real = MonkeyPatch.__init__
 
     def init(self) -> None:
@@ -61,7 +61,8 @@ def _undone(patch: MonkeyPatch) -> Iterator:
 
 def _set_attribute(target: object, name: str, value: object) -> None:
     if value is NOTSET:
-        delattr(target, name)
+        with contextlib.suppress(AttributeError):
+            delattr(target, name)
     else:
         setattr(target, name, value)
 
