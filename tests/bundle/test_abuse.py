@@ -214,3 +214,53 @@ def test_what_no_library_takes_is_refused_in_words(host, copy):
         assert np.isfinite(net.run(np.zeros(net.inputs[0][1]))[0]).all()
     done = subprocess.run([host.folder / "mobilenet", "info", "--folder", ""], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: an empty path"), done
+
+
+WAITS_FOR_NOBODY = """
+    import shutil, signal
+
+    signal.alarm(300)  # who waits for a pipe's data is ended
+
+    def pipe(path):
+        os.mkfifo(path)
+
+    def loop(path):
+        os.symlink(os.path.basename(path), path)
+
+    def device(path):
+        os.symlink("/dev/zero", path)
+
+    place, opened = sys.argv[2], []
+    for name in ("weights.bin", "libmobilenet.so", "manifest.json", "manifest.sha256", "selftest.bin"):
+        for make in (os.mkdir, pipe, loop, device):
+            shutil.copytree(folder, place, copy_function=os.link)
+            os.unlink(f"{place}/{name}")
+            make(f"{place}/{name}")
+            try:
+                with m.Mobilenet(place, threads=1) as net:
+                    net.selftest()
+                opened.append((name, make.__name__))
+            except m.MobilenetError as e:
+                assert name in str(e), (name, e)
+            command = [f"{place}/mobilenet", "selftest", "--folder", place]
+            if name != "libmobilenet.so":  # which the system's loader opens, and waits for
+                done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+                assert done.returncode == 1 and f"{name}" in done.stderr, (name, done)
+            shutil.rmtree(place)
+    with m.Mobilenet(folder, threads=1) as net:
+        for make in (os.mkdir, pipe, loop, device):
+            make(place)
+            for way in (net.run_image, net.read, lambda path: net.measure([path])):
+                try:
+                    way(place)
+                    opened.append(make.__name__)
+                except m.MobilenetError as e:
+                    assert place in str(e)
+            os.rmdir(place) if make is os.mkdir else os.unlink(place)
+    print(opened)
+"""
+
+
+def test_what_is_no_file_is_refused_and_nobody_waits_for_its_data(host, tmp_path):
+    """A folder, a pipe, a link to itself or a device, in place of each file of a bundle, or as a picture."""
+    assert python(f"    import subprocess\n{WAITS_FOR_NOBODY}", host.folder, tmp_path / "place") == "[]\n"

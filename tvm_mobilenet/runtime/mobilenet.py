@@ -144,9 +144,7 @@ class Mobilenet:
         folder = Path(__file__).resolve().parent if folder is None else Path(folder)
         options = _Options(*map(_c_int, (threads, *max_size, 0, 0, int(map_weights))))
         code, tries, handle = 2, 0, c_void_p()
-        while (
-            code in (2, 3) and (tries := tries + 1) < 9
-        ):  # files are missing or of another build: the bundle may just have been exchanged
+        while code in (2, 3) and (tries := tries + 1) < 9:  # no files, or another build's: it may be exchanged just now
             self._lib = _library(folder)
             code = self._lib.mobilenet_open(os.fsencode(folder), byref(options), byref(handle))
         self._check(code)
@@ -297,9 +295,12 @@ class Mobilenet:
 
 
 def _library(folder: Path):
-    library = folder / "libmobilenet.so"
+    library, manifest = folder / "libmobilenet.so", folder / "manifest.json"
     try:
-        target = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["target"]
+        for path in (library, manifest):
+            if path.exists() and not path.is_file():  # a pipe, for example, would be waited for
+                raise ValueError(f"{path} is no file")
+        target = json.loads(manifest.read_text(encoding="utf-8"))["target"]
         wanted = f"{target['architecture']} ({target['name']})"
         built, own = _machine(library), _machine("/proc/self/exe")
         if own and built and built != own:  # else the loader would report a missing file
@@ -307,9 +308,8 @@ def _library(folder: Path):
             raise MobilenetError(f"{folder} is built for {wanted}, {here}: build with another --target", 4)
         real, status = library.resolve(), os.stat(library)
         dots = ["."] * _FILES.setdefault((status.st_dev, status.st_ino), len(_FILES))
-        # For a known name the loader returns the old file.
-        lib = ctypes.CDLL(os.path.join(real.parent, *dots, real.name))
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        lib = ctypes.CDLL(os.path.join(real.parent, *dots, real.name))  # a known name would give the old file
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:  # RuntimeError: a link to itself
         raise MobilenetError(f"{folder} holds no whole bundle: {e}") from None
     lib.mobilenet_describe.restype, lib.mobilenet_describe.argtypes = POINTER(_Info), [c_void_p]
     lib.mobilenet_run.argtypes, lib.mobilenet_top.argtypes = [c_void_p] * 3, [c_void_p, c_void_p, c_int, c_void_p]

@@ -67,7 +67,9 @@ def _hint(found: np.ndarray) -> str:
 
 
 def is_array(path: Path) -> bool:
-    """Whether a file is a ``.npy`` by its first bytes, whatever its name."""
+    """Whether a file is a ``.npy`` by its first bytes, whatever its name. A pipe, which may have none, is refused."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("it is no regular file")
     with path.open("rb") as file:
         return file.read(6) == b"\x93NUMPY"
 

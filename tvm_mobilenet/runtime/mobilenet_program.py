@@ -57,7 +57,8 @@ class _Version(argparse.Action):
     def __call__(self, parser, *_):
         manifest = Path(sys.argv[0]).resolve().with_name("manifest.json")
         try:
-            version = json.loads(manifest.read_text(encoding="utf-8"))["versions"]["tvm-mobilenet"]
+            text = manifest.read_text(encoding="utf-8") if manifest.is_file() else ""  # a pipe would be waited for
+            version = json.loads(text)["versions"]["tvm-mobilenet"]
         except (OSError, ValueError, KeyError, TypeError):
             parser.exit(1, f"error: {manifest.parent} holds no whole bundle\n")
         print(f"tvm_mobilenet {version}", flush=True)
