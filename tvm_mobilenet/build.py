@@ -22,7 +22,7 @@ from tvm_mobilenet.bundle.signature import require_key
 from tvm_mobilenet.cli import accuracy_options, accurate_network, entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.files import lock
+from tvm_mobilenet.files import lock, own_files
 from tvm_mobilenet.files.whole_file import folder_to_write, output_file
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Layers, Words
@@ -168,6 +168,7 @@ def build(
 
     folder = output or options.OUTPUT / f"{model.slug}-{target.name}"
     with lock.held(folder, f"built ({model.title} for {target.name})", "--output"):
+        own_files.tidy(folder, bundle)
         watch = _phases
         if dump is not None:
             from tvm_mobilenet.compiler.dump import Dump

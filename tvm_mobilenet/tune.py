@@ -18,6 +18,7 @@ from tvm_mobilenet.cli import entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.cli.tune_text import print_result, show_search, write_page
 from tvm_mobilenet.cluster import place
+from tvm_mobilenet.files import own_files
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.terminal import console
@@ -71,6 +72,8 @@ def tune(
     TvmMobilenetError
         The model or target does not fit, the log cannot be written, or the build does not verify.
     """
+    output = output or options.OUTPUT / f"{model.slug}-{target.name}"
+    own_files.tidy(output)
     if evaluate is None:
         from tvm_mobilenet.tuning.runner import Evaluate
 
@@ -93,7 +96,6 @@ def tune(
             work, evaluate, time_limit, boards or where.processes or None, debug, show, pool=pool
         )
     error = prediction_error.find(work, where.pool, linker) if work.measured else None
-    output = output or options.OUTPUT / f"{model.slug}-{target.name}"
     built, verified = (finish or build_and_verify)(network, target, log, output, linker, board)
     return result_of(model, work, ended, new, built, verified, error)
 

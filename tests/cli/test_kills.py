@@ -22,6 +22,7 @@ from tests.tuning.test_search import NAMES, space
 from tvm_mobilenet import build, packages, schedules, ship, targets, tune
 from tvm_mobilenet.bundle import received
 from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler import pipeline
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tuning import session as tuning
@@ -74,6 +75,36 @@ def test_a_verb_has_one_folder_at_a_time(tmp_path, monkeypatch, verb, least):
     assert max(map(len, found)) <= 1, max(found, key=len)
     assert len(found) >= least and any(found), found
     assert set(os.listdir(place)) == results and not os.listdir(temporary)
+
+
+class Begun(Exception):
+    """A verb's work began."""
+
+
+@pytest.mark.parametrize("verb", ["build", "tune"])
+def test_what_killed_runs_left_goes_before_the_work_begins(tmp_path, monkeypatch, verb):
+    """Else the next run leaves a folder too if it is killed before it replaces the same thing."""
+    place, temporary = tmp_path / "place", tmp_path / "tmp"
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    token = "0" * 16
+    left = [place / f".out.{token}.tmp", place / f"out/.new-{token}", temporary / f"tvm_mobilenet-run-{token}"]
+    left += [place / f".bundle.{token}.tmp"] if verb == "build" else []
+    for folder in (*left, other := place / f".another.{token}.tmp"):
+        folder.mkdir(parents=True)
+
+    def begins(*args, **kwargs):
+        assert not [folder for folder in left if folder.exists()] and other.exists()
+        raise Begun
+
+    monkeypatch.setattr(pipeline, "compile", begins)
+    monkeypatch.setattr(pipeline, "for_core", begins)
+    network = load_network(modules.tiny_options())
+    given = (modules.tiny_options(), targets.load("rpi4"))
+    with pytest.raises(Begun):
+        if verb == "build":
+            build.build(*given, network=network, output=place / "out", bundle=place / "bundle")
+        else:
+            tune.tune(*given, network=network, output=place / "out", log=place / "log.jsonl")
 
 
 # ---- at random moments, in the full run

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tvm_mobilenet.files import temporary
-from tvm_mobilenet.files.whole_file import flush_all, flushed, replacing_folder
+from tvm_mobilenet.files.whole_file import flush_all, flushed, remove_abandoned, replacing_folder
 
 _PREFIX = ".new-"
 
@@ -64,6 +64,19 @@ def replacing_own(folder: Path, own: Collection[str], last: str, stays: float = 
             return
         _move(new, real, own, last)
         raise _Stays
+
+
+def tidy(*folders: Path | None) -> None:
+    """Remove what killed processes left of folders or files that they were replacing, and their temporary folders.
+
+    A verb calls this before its work begins. Else one that is killed before it replaces anything leaves a folder of its
+    own beside the earlier ones.
+    """
+    for folder in filter(None, folders):
+        real = Path(os.path.realpath(folder))
+        remove_abandoned(real)
+        temporary.remove_abandoned(real, _PREFIX)
+    temporary.tidy()
 
 
 def _stays(folder: Path, own: Collection[str]) -> bool:
