@@ -31,6 +31,7 @@ _REMEDIES = {
     errno.EDQUOT: "the quota is used up: make room there, or write elsewhere",
     errno.EIO: "the disk has an error: write elsewhere",
     errno.EROFS: "write elsewhere",
+    errno.EFBIG: "raise the limit of a file's size: ulimit -f unlimited",
     errno.EMFILE: "raise the limit of open files: ulimit -n 1024",
     errno.ENFILE: "the system has too many open files: close other programs",
     errno.ENOMEM: "close other programs, or raise the limit of memory: ulimit -v unlimited",
@@ -41,7 +42,11 @@ _MAPPED = 900 << 20  # bytes that an import of TVM 0.27 with its LLVM maps: 915 
 
 
 _STARTING = 96 << 20, 16 << 20  # bytes that NumPy maps: for itself, and for each CPU
-_OPEN_FILES = 64  # a build with its bundle and a search have half as many at once
+# Each limit that is raised if the system allows it: how much a process needs, and what it lacks
+_LIMITS = (
+    ("RLIMIT_NOFILE", 64, "open files are all that this process may have", errno.EMFILE),  # a build needs half as many
+    ("RLIMIT_FSIZE", 4 << 20, "bytes are all that this process may write to a file", errno.EFBIG),  # else LLVM ends it
+)
 
 
 def remedy(error: OSError, otherwise: str = "") -> str:
@@ -81,28 +86,31 @@ def require_to_start() -> None:
     Raises
     ------
     TvmMobilenetError
-        The working directory is gone, or this process may have too few open files or too little memory.
+        The working directory is gone, or this process may have too few open files, too small files or too little
+        memory.
     """
     try:
         os.getcwd()
     except OSError as e:
         raise TvmMobilenetError(f"there is no working directory: {reason(e)}", "cd to a folder that exists") from None
-    _require_open_files()
+    _require_limits()
     if _room() < _STARTING[0] + _STARTING[1] * (os.cpu_count() or 1):
         raise _no_memory()
 
 
-def _require_open_files() -> None:
+def _require_limits() -> None:
     try:
         import resource
     except ImportError:  # Windows has no such limit
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = math.inf if hard == resource.RLIM_INFINITY else hard
-    if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
-        if most < _OPEN_FILES:
-            raise TvmMobilenetError(f"{most} open files are all that this process may have", _REMEDIES[errno.EMFILE])
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, hard))
+    for name, least, words, code in _LIMITS:
+        limit = getattr(resource, name)
+        soft, hard = resource.getrlimit(limit)
+        most = math.inf if hard == resource.RLIM_INFINITY else hard
+        if soft != resource.RLIM_INFINITY and soft < least:
+            if most < least:
+                raise TvmMobilenetError(f"{most:,} {words}", _REMEDIES[code])
+            resource.setrlimit(limit, (least, hard))
 
 
 def _no_memory() -> TvmMobilenetError:

@@ -20,6 +20,7 @@ from tvm_mobilenet.files import user_cache
     ("error", "words"),
     [
         (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
         (OSError(errno.ENFILE, "Too many open files in system"), "close other programs"),
         (OSError(errno.EMFILE, "Too many open files", "weights.bin"), "ulimit -n"),
         (OSError(errno.ENOSPC, "No space left on device", "weights.bin"), "make room"),
@@ -88,6 +89,7 @@ def none_can_be_made():
 
 LACKING = {
     "ulimit -n 18": "18 open files are all that this process may have\n  raise the limit of open files: ulimit -n",
+    "ulimit -f 100": "51,200 bytes are all that this process may write to a file\n  raise the limit of a file's size",
     "mkdir gone; cd gone; rmdir ../gone": "there is no working directory: no such file or directory\n  cd to a folder",
     "ulimit -v 100000": "not enough memory: 97 MiB are all that this process may have\n  close other programs, or",
 }
@@ -117,10 +119,11 @@ def test_so_does_the_command_of_an_installation(tmp_path, monkeypatch, command):
     assert done.returncode == 2 and not done.stdout and LACKING[command] in done.stderr, done
 
 
-def test_a_soft_limit_of_open_files_is_raised(tmp_path):
-    code = "import resource, tvm_mobilenet.packages as p; p.started_as_a_verb(); print(*resource.getrlimit(7))"
-    soft, hard = map(int, told("ulimit -Sn 20", "-c", code).stdout.split())
-    assert soft == 64 and hard >= soft
+def test_soft_limits_are_raised(tmp_path):
+    code = "import resource as r, tvm_mobilenet.packages as p; p.started_as_a_verb(); "
+    code += "print(*r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_FSIZE)[0])"
+    soft, hard, size = map(int, told("ulimit -Sn 20; ulimit -Sf 1", "-c", code).stdout.split())
+    assert soft == 64 and hard >= soft and size == 4 << 20
 
 
 @pytest.mark.full

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from tvm_mobilenet import bench, build, factorize, profile, sweep
+from tvm_mobilenet import bench, build, factorize, profile, sweep, tune
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
 from tvm_mobilenet.files import temporary, user_cache
 from tvm_mobilenet.files.whole_file import refusal, replacing, write_whole
@@ -109,7 +109,13 @@ def test_what_cannot_be_written_is_told_before_any_work(tmp_path, monkeypatch, c
     unix.bind("socket")
     unix.close()
     (tmp_path / "file").write_text("")
-    for place, word in ((".", "a folder"), ("socket", "a socket"), ("file/x", ""), ("file/x/y.tar.gz", "")):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed/old.jsonl").write_text("")
+    real = os.access  # as of a file system that is mounted to be read; root may write to anything else
+    monkeypatch.setattr(os, "access", lambda path, mode: "closed" not in str(path) and real(path, mode))
+    places = [(".", "a folder"), ("socket", "a socket"), ("file/x", ""), ("file/x/y.tar.gz", "")]
+    places += [(f"closed/{name}", "may not be written to") for name in ("new/x.html", "old.jsonl")]
+    for place, word in places:
         assert word in refusal(place) and refusal(place)
         for verb, arguments in (
             (sweep, ["--html"]),
@@ -117,6 +123,7 @@ def test_what_cannot_be_written_is_told_before_any_work(tmp_path, monkeypatch, c
             (bench, ["out", "--record"]),
             (profile, ["out", "--trace"]),
             (factorize, ["--output"]),
+            (tune, ["--log"]),
             *([(build, ["--bundle"]), (build, ["--output"])] if place != "." else []),
         ):
             assert verb.main([*arguments, place]) == 2

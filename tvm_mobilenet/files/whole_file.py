@@ -228,13 +228,18 @@ def refusal(path: str | Path, regular: bool = False) -> str:
     try:
         if (there := _status(real)) is None:
             parent = next(p for p in real.parents if p.exists())
-            return "" if parent.is_dir() else f"{parent} is not a folder"
+            return _closed(parent) if parent.is_dir() else f"{parent} is not a folder"
     except OSError as e:
         return e.strerror
     kind = kind_of(there.st_mode)
     if not kind or (not regular and stat.S_IFMT(there.st_mode) in (stat.S_IFCHR, stat.S_IFIFO)):
-        return ""
+        return _closed(real) and _closed(real if regular else real.parent)
     return f"it is {kind}, not a file"
+
+
+def _closed(path: Path) -> str:
+    """Why this user may not write to a file or into a folder, or the empty string."""
+    return "" if os.access(path, os.W_OK) else f"{path} may not be written to"
 
 
 def output_file(text: str) -> Path:
@@ -261,9 +266,7 @@ def folder_to_write(text: str) -> Path:
     real = Path(os.path.realpath(text))
     try:
         there = next(p for p in (real, *real.parents) if p.exists())
-        why = "" if there.is_dir() else f"{there} is no folder"
-        if not why and not os.access(there, os.W_OK | os.X_OK):
-            why = f"{there} may not be written to"
+        why = _closed(there) if there.is_dir() else f"{there} is no folder"
     except OSError as e:
         why = e.strerror
     if why:
