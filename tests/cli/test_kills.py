@@ -167,7 +167,7 @@ def test_kills_lose_nothing_and_leave_one_folder(start, tmp_path, capsys, verb):
         ],
         "ship": ["ship", ["--bundle", bundles.made().folder, "--to", place / "board", "--threads", 1]],
     }[verb]
-    most, trials, kills, takes = 0, 0, 0, {}
+    most, trials, kills, kept, takes = 0, 0, 0, 0, {}
     while kills < KILLS:
         known = (place / "log.jsonl").exists() and draw.random() < 0.5  # else all trials would be known before long
         if verb == "tune" and not known:
@@ -198,6 +198,7 @@ def test_kills_lose_nothing_and_leave_one_folder(start, tmp_path, capsys, verb):
         whole(place)
         assert acknowledged(place) >= trials, "trials were lost"
         trials = acknowledged(place)
+        kept += trials
     process = start(*argv, place)
     process.join()
     assert process.exitcode == 0 and not [name for name in left_in(place, temporary) if not name.endswith(".torn")]

@@ -32,7 +32,7 @@ def parts(model, new: Path, linker: str | None = None) -> tuple[str, ...]:
     """
     console.detail(f"phase compile: {len(model.kernels)} kernels for {model.target.core.name}, by LLVM")
     codegen.compile_object(model.kernels, model.target, new / module.OBJECT, linker)
-    model.parameters.tofile(new / module.PARAMETERS)
+    (new / module.PARAMETERS).write_bytes(model.parameters.data)  # NumPy's own way has no system's reason
     network = model.network
     if not isinstance(network.precision, Quantization):
         return module.OBJECT, module.PARAMETERS

@@ -38,7 +38,7 @@ from tvm_mobilenet.compiler.decide import decide
 from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.network import Network
 from tvm_mobilenet.compiler.plan import Plan, kernels_of, plan_of
-from tvm_mobilenet.errors import TvmMobilenetError, reason
+from tvm_mobilenet.errors import TvmMobilenetError, reason, remedy
 from tvm_mobilenet.files.own_files import replacing_own
 from tvm_mobilenet.passes.layer_graph import LayerGraph
 from tvm_mobilenet.passes.quantize import Quantization
@@ -131,7 +131,9 @@ class BuiltModel:
                 if check:
                     check(made)
         except OSError as e:
-            raise TvmMobilenetError(f"cannot write to {folder}: {reason(e)}", "choose another --output") from None
+            raise TvmMobilenetError(
+                f"cannot write to {folder}: {reason(e)}", remedy(e, "choose another --output")
+            ) from None
         return replace(made, folder=folder)
 
 
