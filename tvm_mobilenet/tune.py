@@ -19,6 +19,7 @@ from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.cli.tune_text import print_result, show_search, write_page
 from tvm_mobilenet.cluster import place
 from tvm_mobilenet.files import own_files
+from tvm_mobilenet.files.whole_file import require_appendable
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import FLOAT32
 from tvm_mobilenet.terminal import console
@@ -74,6 +75,7 @@ def tune(
     """
     output = output or options.OUTPUT / f"{model.slug}-{target.name}"
     own_files.tidy(output)
+    require_appendable(log, "--log")
     if evaluate is None:
         from tvm_mobilenet.tuning.runner import Evaluate
 

@@ -228,18 +228,24 @@ def refusal(path: str | Path, regular: bool = False) -> str:
     try:
         if (there := _status(real)) is None:
             parent = next(p for p in real.parents if p.exists())
-            return _closed(parent) if parent.is_dir() else f"{parent} is not a folder"
+            return "" if parent.is_dir() else f"{parent} is not a folder"
     except OSError as e:
         return e.strerror
     kind = kind_of(there.st_mode)
     if not kind or (not regular and stat.S_IFMT(there.st_mode) in (stat.S_IFCHR, stat.S_IFIFO)):
-        return _closed(real) and _closed(real if regular else real.parent)
+        return ""
     return f"it is {kind}, not a file"
 
 
 def _closed(path: Path) -> str:
     """Why this user may not write to a file or into a folder, or the empty string."""
     return "" if os.access(path, os.W_OK) else f"{path} may not be written to"
+
+
+def _closed_to_a_new_file(real: Path) -> str:
+    """Why no file can be made or replaced at a path; one that stays, as a device does, need only be open itself."""
+    there = next(p for p in (real, *real.parents) if p.exists())
+    return _closed(there) and _closed(real.parent if there == real else there)
 
 
 def output_file(text: str) -> Path:
@@ -250,7 +256,7 @@ def output_file(text: str) -> Path:
     TvmMobilenetError
         Nothing can be written there.
     """
-    if why := refusal(text):
+    if why := refusal(text) or _closed_to_a_new_file(Path(os.path.realpath(text))):
         raise TvmMobilenetError(f"cannot write {text}: {why}", "choose another file")
     return Path(text)
 
@@ -277,6 +283,8 @@ def folder_to_write(text: str) -> Path:
 def journal_file(text: str) -> Path:
     """An argparse type: a file to append to and to read again, beside which others are made.
 
+    Whoever only reads it need not be able to write it: see `require_appendable`.
+
     Raises
     ------
     TvmMobilenetError
@@ -284,13 +292,31 @@ def journal_file(text: str) -> Path:
     """
     if not text:
         raise TvmMobilenetError("the path of a log is empty", "give a regular file, or a name that does not exist yet")
-    for suffix in ("", ".trials.jsonl", ".torn"):
-        path = Path(text).with_suffix(suffix) if suffix else text
+    for path in _of_journal(text):
         if why := refusal(path, regular=True):
             raise TvmMobilenetError(
                 f"{path} cannot be appended to: {why}", "give a regular file, or a name that does not exist yet"
             )
     return Path(text)
+
+
+def require_appendable(text: str | Path, flag: str) -> None:
+    """Refuse a file of `journal_file` that this user may not append to, before there is something to append.
+
+    Raises
+    ------
+    TvmMobilenetError
+    """
+    for path in _of_journal(text):
+        real = Path(os.path.realpath(path))
+        if why := _closed(next(p for p in (real, *real.parents) if p.exists())):
+            raise TvmMobilenetError(f"{path} cannot be appended to: {why}", f"choose another {flag}")
+
+
+def _of_journal(text: str | Path) -> Iterator[Path]:
+    """A journal, then the files beside it: their names can only be made of a name that is one."""
+    yield Path(text)
+    yield from (Path(text).with_suffix(suffix) for suffix in (".trials.jsonl", ".torn"))
 
 
 def _stream(path: str | Path, there: os.stat_result | None = None) -> int | None:
