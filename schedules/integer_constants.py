@@ -26,8 +26,19 @@ def arguments(layer: Layer, d: Decisions, weights: int) -> list[tuple]:
     addition.
     """
     width = integer_products.padded(layer.out_channels)
-    found = [("weight", (weights,), layer.weight_dtype), ("bias", (width,), "int32"), ("scale", (width,), "float32")]
-    return [*found, *_more(layer), *_lowest(d), *_vectors(layer)]
+    found = [("weight", (weights,), layer.weight_dtype), ("bias", (width,), "int32")]
+    return [
+        *found,
+        *((name, (width,), "float32") for name in _factors(layer)),
+        *_more(layer),
+        *_lowest(d),
+        *_vectors(layer),
+    ]
+
+
+def _factors(layer: Layer) -> list[str]:
+    """The constants with a factor for each channel."""
+    return [name for name in ("scale", "below") if name in layer.constants]
 
 
 def _more(layer: Layer) -> list[tuple]:
@@ -68,7 +79,8 @@ def pack(layer: Layer, d: Decisions, weight: np.ndarray, arrays: Mapping[str, np
     """The constants that `arguments` names. Biases of small sums start from the bits of `integers.MAGIC`."""
     rest = integer_products.padded(layer.out_channels) - layer.out_channels
     bias = np.pad(arrays["bias"].astype(np.int64), (0, rest)) + (integers.BITS if layer.small else 0)
-    found = [weight, bias.astype(np.int32), np.pad(arrays["scale"], (0, rest)).astype(np.float32)]
+    found = [weight, bias.astype(np.int32)]
+    found += [np.pad(arrays[name], (0, rest)).astype(np.float32) for name in _factors(layer)]
     more = {**arrays, "table": _table(arrays)} if "table" in layer.constants else arrays
     found += [more[name].astype(dtype) for name, _, dtype in _more(layer)]
     found += [np.full(16, integers.lowest(more["table"]), np.int8) for _ in _lowest(d)]

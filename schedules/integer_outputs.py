@@ -132,10 +132,12 @@ class _Vector:
         if layer.output_dtype == "float32":
             self._keep(values.cast(integers.unshifted(total, layer.small, self.count), "float32") * factor)
             return
+        slopes = self.f.get("below")
+        below = slopes and self._joined(lambda piece: slopes[piece.lanes + self.first])
         clamps = layer.activation != "none" and bounds(layer.activation) is not None  # a table includes its clamp
         clamped = clamps and layer.residual != "before"
         own = integers.Ends(ends[1], ends[2], ends[3], clamped, self._vectors(False))
-        self._keep(integers.requantize(total, factor, own, layer.small, self.count))
+        self._keep(integers.requantize(total, factor, own, layer.small, self.count, below))
 
     def look_up(self) -> None:
         value = self._value()

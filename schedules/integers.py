@@ -103,13 +103,15 @@ class Constants:
         return reinterpret(self.tensor.row(0)[nest.Lanes(0, count)], "float32", count)
 
 
-def requantize(total, factor, ends: Ends, small: bool, count: int):
+def requantize(total, factor, ends: Ends, small: bool, count: int, below=None):
     """int8 from ``count`` sums in int32, which start from `BITS` if they are small. ``factor``: float32, one for each
-    lane.
+    lane. ``below``: those of sums below zero, if they differ.
     """
     real = values.cast(total, "float32")
     if small:
         real = reinterpret(total, "float32", count) - const(MAGIC, "float32", count)
+    if below is not None:
+        factor = tirx.Select(real < const(0.0, "float32", count), below, factor)
     return narrowed(fused(real, factor, ends.magic(count), count), ends, small, count)
 
 

@@ -152,7 +152,9 @@ class Layer(Placed):
             if getattr(self, field) == self.dtype:  # redundant, and gives one layer two names
                 refuse(field)
         kind = kinds.of(self.kind)
-        with_slopes = (kind.weight_shape is not None or kind.identity) and not dtypes.of(self.dtype).integer
+        integer = dtypes.of(self.dtype).integer
+        with_slopes = kind.weight_shape is not None or (kind.identity and not integer)
+        with_slopes = with_slopes and not (integer and self.residual == "before")
         if not is_activation(self.activation) or (self.activation == PER_CHANNEL and not with_slopes):
             refuse("activation")
         if kind.ops is not None and self.op not in kind.ops:
@@ -330,11 +332,12 @@ class Layer(Placed):
         found = {}
         if self.weight_shape is not None:
             found = {"weight": (self.weight_shape, self.weight_dtype), "bias": ((self.out_channels,), self.bias_dtype)}
-        if self.activation == PER_CHANNEL:
+        integer = dtypes.of(self.dtype).integer
+        if self.activation == PER_CHANNEL and not integer:
             found[SLOPES] = (self.out_channels,), self.bias_dtype
         if self.weight_shape is not None and self.reads_pixels:
             found["pixels"] = ((2, self.channels), "float32")
-        return found | (integers.constants_of(self) if dtypes.of(self.dtype).integer else {})
+        return found | (integers.constants_of(self) if integer else {})
 
     @property
     def mult_adds(self) -> int:

@@ -12,6 +12,7 @@ from tests.support.layer_runner import assert_close
 from tvm_mobilenet import frontend, passes
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models import registry
+from tvm_mobilenet.passes import quantize
 
 torch.set_num_threads(1)
 
@@ -260,6 +261,25 @@ def test_activations_with_numbers_are_in_the_epilogue(after):
         f"{after} {word}".strip() for word in words
     ]
     assert len(names) == 2 * len(IN_EPILOGUE) + bool(after)  # each with its mean
+
+
+def test_in_int8_only_what_has_an_integer_form_is_fused():
+    """A sum with a second operand has none with a PReLU: fused, it would keep its convolution in float32."""
+
+    def forward(m, x):
+        y = F.leaky_relu(m.first(x), 0.1)
+        return F.prelu(F.prelu(m.second(y), SLOPES) + F.prelu(m.third(y) + y, SLOPES), SLOPES)
+
+    convs = {name: nn.Conv2d(3 if name == "first" else 4, 4, 3, padding=1) for name in ("first", "second", "third")}
+    model = Lambda(forward, **convs).eval()
+    found = {}
+    for integer in (False, True):
+        graph = passes.run(frontend.from_torch(model, image(1, 3, 9, 9)), integer=integer)
+        assert_close(graph, model, image(1, 3, 9, 9))
+        found[integer] = [c.layer.name.split("f32")[1].strip() for c in graph.calls if c.layer.weight_shape]
+        whole = [quantize.integral(c.layer) for c in graph.calls if c.layer.weight_shape]
+        assert all(whole) == integer
+    assert found == {False: ["leaky0.1", "prelu", "add prelu"], True: ["leaky0.1", "prelu", "add"]}
 
 
 def test_a_prelu_of_a_value_that_others_read_is_an_elementwise_layer():

@@ -25,12 +25,20 @@ INTEGERS = (
     "pointwise m30 n16 k24 f32 add",
     "pointwise m30 n16 k24 f32 add relu",
     "pointwise m30 n16 k24 f32 relu6 add_after",
+    "pointwise m30 n16 k24 f32 prelu",
+    "depthwise 9x9x16 3x3 p1,1,1,1 f32 prelu",
+    "pointwise m30 n16 k24 f32 leaky0.1",
+    "pointwise m30 n16 k24 f32 clip-1,0.5",
+    "pointwise m30 n16 k24 f32 add clip-1,1",
+    "pointwise m30 n16 k24 f32 hardswish0.2,0.4",
     "dense m3 n30 k24 f32",
     "pool 7x7x24 avg 7x7 f32",
     "pool 8x8x16 avg 2x2 s2 f32 relu",
     "pool 8x8x16 max 3x3 s2 f32",
     "elementwise 5x5x16 none f32 relu",
     "elementwise 5x5x16 none f32 relu6",
+    "elementwise 5x5x16 none f32 clip-1,1",
+    "elementwise 5x5x16 none f32 leaky-0.2",
     "elementwise 5x5x16 none f32 hardswish",
     "elementwise 5x5x16 none f32 hardsigmoid",
     "elementwise 5x5x16 add f32",
@@ -43,6 +51,8 @@ INTEGERS = (
 FLOATING = (  # no integer form: between conversions
     "pointwise m30 n16 k24 f32 add hardswish",
     "pointwise m30 n16 k24 f32 hardswish add_after",
+    "pointwise m30 n16 k24 f32 add prelu",
+    "elementwise 5x5x16 none f32 prelu",
     "pool 8x8x16 avg 2x2 s2 f32 hardswish",
     "pool 8x8x16 max 3x3 s2 f32 relu",
     "elementwise 5x5x16 add f32 hardswish",
@@ -56,7 +66,7 @@ def graph_of(layer: Layer) -> tuple[LayerGraph, tuple[np.ndarray, ...]]:
     operands = reference.random_arguments(layer)
     inputs = [operands["data"] * 2 + 0.3, *([operands["second"]] if "second" in operands else [])]
     ports = tuple(Port(f"x{i}", x.shape, "float32", f"x{i}") for i, x in enumerate(inputs))
-    constants = {name: operands[name] for name in layer.constants}
+    constants = reference.constants_of(layer, operands)
     call = LayerCall("y", layer, "y", tuple(p.value for p in ports), {}, "y").replace(**constants)
     output = Port("y", layer.output_shape, "float32", "y")
     return LayerGraph((call,), Signature(ports, (output,), False)), tuple(x.astype(np.float32) for x in inputs)

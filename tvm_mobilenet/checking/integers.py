@@ -2,10 +2,10 @@
 
 A sum is exact in int32. Its terms are a bias and the products of the weights with the data minus its zero point. It
 becomes an output by ``clamp(rint(float32(sum) * factor) + zero)``, with the product exact and rounded once, ties to
-even. An activation that is not a clamp is a table of 256 entries. A residual is added to the finished output, as a
-layer of its own would add it: ``clamp(rint(fl32((left - zero) * factor + fl32((right - zero) * factor))) + zero)``,
-with the inner product rounded to float32 and the rest rounded once. So a layer gives the same result with and without a
-fused addition.
+even. A PReLU has other factors for sums below zero. Another activation that is not a clamp is a table of 256 entries.
+A residual is added to the finished output, as a layer of its own would add it:
+``clamp(rint(fl32((left - zero) * factor + fl32((right - zero) * factor))) + zero)``, with the inner product rounded to
+float32 and the rest rounded once. So a layer gives the same result with and without a fused addition.
 
 This module computes in float64, which represents all of these sums and products exactly, and in float32 if that does
 too.
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tvm_mobilenet import kinds
-from tvm_mobilenet.kinds.activation import bounds
+from tvm_mobilenet.kinds.activation import bounds, of_sums
 from tvm_mobilenet.kinds.windows import padded
 from tvm_mobilenet.layer import Layer
 
@@ -27,9 +27,11 @@ EXACT = 1 << 24  # float32 represents every integer below this
 LIMIT = 255  # largest sum of magnitudes of weights whose products with int8 are summed in an int16
 
 
-def requantized(total: np.ndarray, factor: np.ndarray, zero: int, low: int, high: int) -> np.ndarray:
-    """int8 of sums (…, n) by factors (n,) or (1,)."""
+def requantized(total: np.ndarray, factor: np.ndarray, zero: int, low: int, high: int, below=None) -> np.ndarray:
+    """int8 of sums (…, n) by factors (n,) or (1,); ``below``: those of sums below zero, if they differ."""
     exact = total.astype(np.float32, copy=False).astype(np.float64)  # copies of large arrays are slow
+    if below is not None:
+        factor = np.where(exact < 0, below, factor)
     exact *= factor.astype(np.float32).astype(np.float64)
     np.rint(exact, out=exact)
     exact += zero
@@ -78,8 +80,8 @@ def run(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], sec
         return total.astype(np.int8)
     if layer.output_dtype == "float32":
         return _in_layout(layer, total.astype(np.float32) * constants["scale"].astype(np.float32))
-    made = requantized(total, constants["scale"], int(ends[1]), int(ends[2]), int(ends[3]))
-    if bounds(layer.activation) is None:
+    made = requantized(total, constants["scale"], *map(int, ends[1:4]), constants.get("below"))
+    if not of_sums(layer.activation):
         made = looked_up(constants["table"], made)
     if layer.residual != "none":
         made = added(made, second.reshape(made.shape), constants["added"], ends)
@@ -221,7 +223,7 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
         return found
     found: dict[str, np.ndarray] = {}
     ends = np.array([rng.integers(-20, 20), rng.integers(-20, 20), -128, 127, rng.integers(-20, 20), 3, -128, 127])
-    if layer.activation in ("relu", "relu6"):
+    if layer.activation != "none" and bounds(layer.activation):
         at = 6 if layer.residual == "before" else 2
         ends[at], ends[at + 1] = ends[at - 1], ends[at - 1] + 100
     if layer.weight_shape is not None:
@@ -235,6 +237,7 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
         found["scale"] = np.array([0.8 / taps], np.float32)
     elif layer.weight_shape is not None:
         found["scale"] = _spreading(_sums(layer, data, found, int(ends[0])))
+        found["below"] = (found["scale"] * rng.uniform(-1, 1, layer.out_channels)).astype(np.float32)
     elif "scale" in layer.constants:
         value = 0.031 if "float32" in (layer.input_dtype, layer.output_dtype) else 0.01
         found["scale"] = np.array([value], np.float32)

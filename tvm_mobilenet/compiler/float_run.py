@@ -16,7 +16,7 @@ import numpy as np
 
 from tvm_mobilenet import kinds
 from tvm_mobilenet.compiler.calibration import activated, array_of, by_its_nest, tensors_of
-from tvm_mobilenet.kinds.activation import bounds
+from tvm_mobilenet.kinds.activation import of_sums
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import Scale
 from tvm_mobilenet.passes.whole_weights import HIGH, LOW
@@ -127,4 +127,4 @@ def _sums(layer, *operands):
 def has_inner(call: LayerCall) -> bool:
     """Whether a layer's sums become int8 before a table or an addition makes its output."""
     layer = call.layer
-    return bool(layer.weight_shape) and (layer.residual != "none" or bounds(layer.activation) is None)
+    return bool(layer.weight_shape) and (layer.residual != "none" or not of_sums(layer.activation))

@@ -75,6 +75,11 @@ def bounds(activation: str) -> tuple[float, float] | None:
     return numbers if kind == "clip" else _BOUNDS.get(activation)
 
 
+def of_sums(activation: str) -> bool:
+    """Whether an integer layer applies an activation to its sums, without a table: a clamp, or a PReLU."""
+    return activation == PER_CHANNEL or bounds(activation) is not None
+
+
 def definition(activation: str, y, slopes=None):
     """An activation in PyTorch, of a tensor with channels second. ``slopes``: one for each channel, of a PReLU."""
     import torch.nn.functional as F

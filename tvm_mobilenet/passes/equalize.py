@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, parsed
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
-SCALABLE = ("none", "relu")  # activations f with f(factor * x) = factor * f(x)
+SCALABLE = ("none", "relu", "leaky", PER_CHANNEL)  # activations f with f(factor * x) = factor * f(x)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _weighted(call: LayerCall) -> bool:
 def _tied(call: LayerCall, sets: _Sets) -> set[str]:
     """Join the values of a call that share factors, and return those that can have none."""
     layer, (data, *others) = call.layer, call.inputs
-    scalable = layer.body is None and layer.activation in SCALABLE and layer.output_layout == "NHWC"
+    scalable = layer.body is None and parsed(layer.activation)[0] in SCALABLE and layer.output_layout == "NHWC"
     fixed = set() if scalable else {call.output, *others}
     if layer.input_layout != "NHWC":
         fixed.update(call.inputs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from tvm_mobilenet.kinds.activation import bounds
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, bounds
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import DTYPE, Scale
 
@@ -99,6 +99,8 @@ def fused(producer: LayerCall, call: LayerCall, what: str) -> Marks | None:
     first, last = producer.marks or NONE, call.marks or NONE
     if first == last == NONE:
         return NONE
+    if what == "activation" and call.layer.activation == PER_CHANNEL:
+        return None  # the file rounds the sums before it
     if what == "layout":
         return None if first.output and last.output else first if first.output else _to(first, last)
     if what == "activation" and bounds(call.layer.activation):

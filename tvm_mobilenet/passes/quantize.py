@@ -22,7 +22,7 @@ import numpy as np
 
 from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.kinds.activation import PER_CHANNEL, bounds
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, SLOPES, bounds
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import equalize
 from tvm_mobilenet.passes.activation_table import table
@@ -47,9 +47,9 @@ def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
 
 def integral(layer: Layer) -> bool:
     """Whether a float32 layer has an integer form. After an addition, a product or a pool, its activation must be a
-    clamp; a maximum must have no activation. A PReLU has none: a table serves all channels.
+    clamp; a maximum must have no activation. A PReLU must be of a layer's own sums: a table serves all channels.
     """
-    if layer.activation == PER_CHANNEL:
+    if layer.activation == PER_CHANNEL and (layer.weight_shape is None or layer.residual != "none"):
         return False
     if layer.dtype != "float32" or layer.body is not None or DTYPE not in schedules.implemented(layer.kind):
         return False
@@ -239,6 +239,8 @@ def constants_of(
         factors = np.array([given.step * others[0].step / out.step]) if layer.op in ("mul", "scale") else None
     if "scale" in layer.constants:
         found["scale"] = factors
+    if "below" in layer.constants:
+        found["below"] = factors * call.constants[SLOPES].astype(np.float64)
     low, high = LOW, HIGH
     clamps = layer.residual != "before"
     if clamps and layer.output_dtype == DTYPE:
@@ -254,7 +256,7 @@ def constants_of(
             ends[1] = out.zero
     if "table" in layer.constants:
         found["table"] = table(layer.activation, own, out, getattr(call.marks, "tables", ""))
-    elif layer.activation != "none" and (low, high) == (LOW, HIGH) and layer.weight_shape and clamps:
+    elif bounds(layer.activation) and (low, high) == (LOW, HIGH) and layer.weight_shape and clamps:
         layer = layer.replace(activation="none")
     found["ends"] = np.array(ends)
     layer = layer.replace(small=_small(layer, found) and layer.output_dtype == DTYPE == layer.input_dtype)
@@ -291,4 +293,5 @@ def _small(layer: Layer, found: Mapping[str, np.ndarray]) -> bool:
     whole, biases = found["weight"].reshape(layer.out_channels, -1), found["bias"]
     plus, minus = np.maximum(whole, 0).sum(1), np.maximum(-whole, 0).sum(1)
     most = np.maximum(np.abs(biases + HIGH * plus - LOW * minus), np.abs(biases + LOW * plus - HIGH * minus))
-    return bool((most < MAGIC_SUMS).all() and (most * found["scale"] < MAGIC_OUTPUTS).all())
+    furthest = np.maximum(found["scale"], np.abs(found.get("below", 0.0)))
+    return bool((most < MAGIC_SUMS).all() and (most * furthest < MAGIC_OUTPUTS).all())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_mobilenet import dtypes
-from tvm_mobilenet.kinds.activation import bounds
+from tvm_mobilenet.kinds.activation import of_sums
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import marks
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
@@ -82,7 +82,7 @@ class QuantizeGiven(Quantize):
             return out is not None
         if call.marks is None or call.marks.steps is None or not (out or plain(layer)):
             return False
-        inner = layer.residual != "none" or bounds(layer.activation) is None
+        inner = layer.residual != "none" or not of_sums(layer.activation)
         return (call.name in self.q.inner or not inner) and _fits(call, given)
 
     def _moves(self, call: LayerCall) -> bool:
