@@ -258,7 +258,14 @@ def onnx_build(tmp_path_factory):
     """A module for rpi4 that says it was built from an ONNX file."""
     folder = tmp_path_factory.mktemp("built") / "onnx"
     shutil.copytree(modules.tiny("rpi4"), folder)
-    seal(folder, lambda data: data["info"]["model"].update(model="net.onnx"))
+
+    def says_so(data):
+        model = data["info"]["model"]
+        model["model"] = "net.onnx"
+        model["files"]["model"] = {"given": "net.onnx", "from_build": "net.onnx", "sha256": None}
+
+    (folder / "net.onnx").touch()
+    seal(folder, says_so)
     return folder
 
 

@@ -395,6 +395,7 @@ def _ignored(call, *args) -> None:
         call(*args)
 
 
+@pytest.mark.full
 def test_the_guard_ends_what_waits_in_the_system():
     """An agent that is stuck where no handler of Python's runs: looking up the name of a tracker, say."""
     code = (

@@ -91,7 +91,7 @@ def works(tmp_path, agent) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["bench", *(pytest.param(v, marks=pytest.mark.full) for v in ("profile", "verify")), "tune"]
+    "verb", [*(pytest.param(v, marks=pytest.mark.full) for v in ("bench", "profile", "verify")), "tune"]
 )
 def test_nothing_listens(verb, tmp_path):
     what = ["--output", tmp_path / "o", "--log", tmp_path / "log"] if verb == "tune" else [modules.tiny()]
@@ -215,6 +215,7 @@ def test_a_kernel_that_never_returns(agent, tmp_path):
     works(tmp_path, agent)
 
 
+@pytest.mark.full
 def test_a_kernel_that_crashes(agent, tmp_path):
     folder = wild(tmp_path / "wild", "*(volatile int*)0 = 1; return 0;")
     client = Client(tmp_path, "verify", folder, "--board", agent.url, "--inputs", "1")
@@ -249,6 +250,7 @@ def test_out_of_memory(tmp_path):
         assert running.is_clean()
 
 
+@pytest.mark.full
 @needs_root
 def test_disk_full(tmp_path):
     disk = tmp_path / "disk"

@@ -176,6 +176,7 @@ def test_its_bytecode_is_run_and_another_one_is_refused(copy, network):
         verify(copy, network, 1)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("copy", ["host"], indirect=True)
 def test_one_that_hangs_is_ended(copy, network, monkeypatch):
     """A kernel of it jumps to itself; those that the plan calls do not."""
