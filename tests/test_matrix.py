@@ -1,8 +1,8 @@
 """The matrix: every family, width and resolution, built for every core and verified on its machine code.
 
-README's test command runs a cell of 32-bit Arm and one of an out-of-order core. `pytest -m full` runs the small networks
-on every core, the papers' main networks at 224 pixels once each, and each width and each resolution once. The whole takes
-hours: it runs, and writes a table, where an environment variable says so.
+README's test command runs a cell of 32-bit Arm and one of an out-of-order core. `pytest -m full` runs the small
+networks on every core, the papers' main networks at 224 pixels once each, and each width and each resolution once. The
+whole takes hours: it runs, and writes a table, where an environment variable says so.
 
     TVM_MOBILENET_MATRIX=matrix.tsv python -m pytest -m full tests/test_matrix.py
 """
