@@ -44,6 +44,15 @@ LAYERS = {  # schedule: layers of MobileNets at 224
         "fused depthwise 56x56x128 3x3 p1,1,1,1 f16 relu6 > pointwise m3136 n128 k128 f16 relu6",
     ),
     "pool": ("pool 7x7x1024 avg 7x7 f32", "pool 7x7x1024 avg 7x7 f16"),
+    "bilinear2d": (
+        "bilinear2d 28x28x64 half_pixel to56x56 f32",
+        "bilinear2d 28x28x64 half_pixel to56x56 f16",
+        "bilinear2d 28x28x21 half_pixel to224x224 to_nchw f32",
+    ),
+    "nearest2d": (
+        "nearest2d 28x28x64 asymmetric_floor to56x56 f32",
+        "nearest2d 28x28x64 asymmetric_floor to56x56 f16",
+    ),
     "elementwise": ("elementwise 28x28x64 add f32", "elementwise 28x28x64 add f16"),
     "softmax": ("softmax 1x1x1000 f32", "softmax 1x1x1000 f16 reads_f32 writes_f32"),
 }

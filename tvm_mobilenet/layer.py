@@ -14,6 +14,7 @@ and keeps only its number of pixels, ``height = m``, ``width = 1``.
     pointwise m196 n512 k512 in544 out544 f32 relu6
     depthwise 56x56x12 3x3 p1,1,1,1 in24 out24 from0of75264 into12of75264 f32
     pool 7x7x1024 avg 7x7 f32
+    bilinear2d 28x28x21 half_pixel to224x224 to_nchw f32
     elementwise 56x56x24 add f32
     conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6
     dense m1 n1000 k1024 f16 writes_f32 sums_f32
@@ -30,7 +31,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from tvm_mobilenet import dtypes, kinds, old_words
-from tvm_mobilenet.kinds import integers, names
+from tvm_mobilenet.kinds import integers, names, windows
 from tvm_mobilenet.kinds.activation import PER_CHANNEL, SLOPES
 from tvm_mobilenet.kinds.activation import known as is_activation
 from tvm_mobilenet.kinds.generic import Body
@@ -62,6 +63,8 @@ class Layer(Placed):
         Top, left, bottom, right; it reads as zeros (minus infinity for a max pool).
     groups : int
         The groups of a ``conv``; a depthwise layer has one for each channel.
+    size : (int, int)
+        Height and width of a resize's output, whose ``op`` gives positions (`kinds.resizes`); () for other kinds.
     op : str
         ``avg`` or ``max`` for a pool (an average divides by the kernel's size), the operator of an elementwise layer.
     activation : str
@@ -109,6 +112,7 @@ class Layer(Placed):
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    size: tuple[int, ...] = ()
     op: str = ""
     activation: str = "none"
     residual: str = "none"
@@ -172,10 +176,9 @@ class Layer(Placed):
             refuse("width")
         if min(self.out_height, self.out_width) < 1:
             refuse("kernel")
-        if bool(self.parts) != kind.has_parts:
-            refuse("parts")
-        if (self.body is not None) != kind.has_body:
-            refuse("body")
+        for field, due in (("parts", kind.has_parts), ("body", kind.has_body), ("size", kind.resizes)):
+            if bool(getattr(self, field)) != due:
+                refuse(field)
         if self.input_pitch and (self.input_pitch <= self.channels or self.input_layout == "NCHW"):
             refuse("input_pitch")
         if self.output_pitch and (self.output_pitch <= self.out_channels or self.output_layout == "NCHW"):
@@ -215,13 +218,11 @@ class Layer(Placed):
 
     @property
     def out_height(self) -> int:
-        top, _, bottom, _ = self.padding
-        return (self.height + top + bottom - self.dilation[0] * (self.kernel[0] - 1) - 1) // self.stride[0] + 1
+        return windows.outputs(self, 0)
 
     @property
     def out_width(self) -> int:
-        _, left, _, right = self.padding
-        return (self.width + left + right - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1
+        return windows.outputs(self, 1)
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:

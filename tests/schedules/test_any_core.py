@@ -293,6 +293,8 @@ SAMPLE = (
     "pointwise m13 n150 k130 f32 hardswish add_after",
     "dense m1 n101 k67 f32",
     "pool 7x7x40 avg 7x7 f32",
+    "bilinear2d 7x7x40 half_pixel to14x14 f32 relu",
+    "nearest2d 7x7x40 half_pixel_prefer_floor to14x14 f32",
     "elementwise 7x7x40 add f32 relu",
     "softmax 1x1x101 f32",
     FUSED_BLOCK,

@@ -83,6 +83,10 @@ def _layer(call, data, *rest):
         x = pool(x, layer.kernel, layer.stride)
     elif layer.kind == "softmax":
         x = x.softmax(1)
+    elif layer.size:
+        assert layer.op in ("half_pixel", "align_corners", "asymmetric_floor"), "PyTorch's own"
+        how = {} if layer.kind == "nearest2d" else {"align_corners": layer.op == "align_corners"}
+        x = F.interpolate(x, layer.size, mode=layer.kind.removesuffix("2d"), **how)
     if rest:
         shape = (layer.batch, 1, 1, layer.channels) if layer.op == "scale" else layer.output_shape
         second = rest[0].reshape(shape)

@@ -74,10 +74,10 @@ def run(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], sec
     second = None if second is None else layer.second_place.view(second)
     if layer.kind == "elementwise":
         return _in_layout(layer, _element(layer, _channels_last(layer, data), constants, second))
+    if layer.op in layer.declared.selects:
+        return _in_layout(layer, _moved(layer, data).astype(np.int8))
     ends = constants.get("ends", np.array([0, 0, -128, 127]))
     total = _sums(layer, data, constants, int(ends[0]))
-    if layer.kind == "pool" and layer.op == "max":
-        return total.astype(np.int8)
     if layer.output_dtype == "float32":
         return _in_layout(layer, total.astype(np.float32) * constants["scale"].astype(np.float32))
     made = requantized(total, constants["scale"], *map(int, ends[1:4]), constants.get("below"))
@@ -115,17 +115,21 @@ def _element(layer: Layer, x: np.ndarray, constants: Mapping[str, np.ndarray], s
     return requantized(product, constants["scale"], int(ends[1]), int(ends[2]), int(ends[3]))
 
 
+def _moved(layer: Layer, data: np.ndarray) -> np.ndarray:
+    """The definition of a layer without weights, in float64, channels last."""
+    import torch
+
+    x = torch.from_numpy(data.astype(np.float64))
+    x = x if layer.input_layout == "NCHW" else x.permute(0, 3, 1, 2)
+    return layer.declared.reference(layer, x, None, None, None).permute(0, 2, 3, 1).numpy()
+
+
 def _sums(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], zero: int) -> np.ndarray:
     """The exact sums, channels last: float64, or float32 if that represents every partial sum in any order."""
     import torch
 
     if layer.kind == "pool":
-        shifted = 0 if layer.op == "max" else zero
-        x = torch.from_numpy(data.astype(np.float64) - shifted)
-        x = x if layer.input_layout == "NCHW" else x.permute(0, 3, 1, 2)
-        y = kinds.of("pool").reference(layer, x, None, None, None)
-        y = y * (layer.kernel[0] * layer.kernel[1]) if layer.op == "avg" else y
-        return np.rint(y.permute(0, 2, 3, 1).numpy())
+        return np.rint(_moved(layer, data.astype(np.float64) - zero) * (layer.kernel[0] * layer.kernel[1]))
     weight = constants["weight"].reshape(layer.out_channels, -1).astype(np.float64)
     bias = constants["bias"] + zero * weight.sum(1)
     farthest = max(int(data.max(initial=zero)) - zero, zero - int(data.min(initial=zero)))

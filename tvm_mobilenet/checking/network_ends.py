@@ -164,9 +164,11 @@ def _data(layer: Layer, values: np.ndarray) -> np.ndarray:
 
 
 def _moves(layer: Layer) -> bool:
-    """Whether a layer without a schedule only moves the floats of one tensor."""
+    """Whether a resize, or a layer without a schedule, only moves values of one tensor."""
     body = layer.body
-    return body is not None and body.narrow is not None and len(body.operands) == 1 and not reference.whole(layer)
+    if body is None:
+        return bool(layer.size) and layer.declared.moves(layer)
+    return body.narrow is not None and len(body.operands) == 1 and not reference.whole(layer)
 
 
 def _axis(shape: tuple[int, ...], axis: int, to: tuple[int, ...]) -> int:

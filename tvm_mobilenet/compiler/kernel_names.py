@@ -32,6 +32,7 @@ _TILES = ("tile_h", "tile_m", "tile_w", "tile_n")
 _OWN_WORDS = {"tonchw": "to_nchw", "addafter": "add_after"} | {  # from words of a name to a layer's tokens
     f"{verb}{token}": f"{verb}_{token}" for verb in ("reads", "writes", "sums") for token in dtypes.BY_TOKEN
 }
+_OWN_WORDS |= {op.replace("_", ""): op for kind in kinds.every() for op in kind.ops or () if op}
 _END = re.compile(
     r"(?:_tile(?P<tile>\d+(?:x\d+)*))?(?:_lanes(?P<lanes>\d+))?(?:_k(?P<k_block>\d+))?(?P<dual_issue>_dualissue)?_(?P<core>\w+)"
 )

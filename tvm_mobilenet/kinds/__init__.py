@@ -31,6 +31,8 @@ class Kind:
         The op that only copies data, through the activation.
     unary : tuple of str
         Ops without a second operand.
+    selects : tuple of str
+        Ops whose outputs are values of the data, such as a maximum.
     with_rows : str
         For a kind with ``pixels``: the kind with the same computation that knows rows and columns.
     groups : str
@@ -39,6 +41,8 @@ class Kind:
         Whether its output has the channels of its data; if not, names give their number, ``n``.
     windowed : bool
         Whether names give the size of its window.
+    resizes : bool
+        Whether its output has a height and width of its own, ``Layer.size``.
     pixels : bool
         Whether it is a matrix product, which knows a number of pixels, ``m``, but no rows and columns.
     images : bool
@@ -80,10 +84,12 @@ class Kind:
     ops: tuple[str, ...] | None = ("",)
     identity: str = ""
     unary: tuple[str, ...] = ()
+    selects: tuple[str, ...] = ()
     with_rows: str = ""
     groups: str = "one"
     keeps_channels: bool = True
     windowed: bool = False
+    resizes: bool = False
     pixels: bool = False
     images: bool = False
     has_parts: bool = False
@@ -99,6 +105,10 @@ class Kind:
     patterns: dict[str, Callable] = field(default_factory=dict)
     reference: Callable | None = None
     stepped: Callable | None = None
+
+    def moves(self, layer) -> bool:
+        """Whether each output of a layer of this kind is a value of its data."""
+        return layer.activation == "none" and (layer.copies or layer.op in self.selects)
 
 
 _KINDS: dict[str, Kind] = {}

@@ -23,10 +23,10 @@ def constants_of(layer) -> dict[str, tuple[tuple[int, ...], str]]:
     """The shapes and dtypes of these constants, besides weight and bias."""
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     second = layer.second_shape is not None
+    if layer.op in layer.declared.selects:
+        return {}
     if layer.kind == "pool":
-        return (
-            {"bias": ((1,), "int32"), "scale": ((1,), "float32"), "ends": ((4,), "int32")} if layer.op == "avg" else {}
-        )
+        return {"bias": ((1,), "int32"), "scale": ((1,), "float32"), "ends": ((4,), "int32")}
     if layer.op == "pixels":
         return {"table": ((layer.channels, TABLE), "int8")}
     if layer.weight_shape is not None:

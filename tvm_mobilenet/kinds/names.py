@@ -34,6 +34,8 @@ def name_of(layer) -> str:
             tokens.append(layer.op)
         if kind.windowed:
             tokens.append(f"{layer.kernel[0]}x{layer.kernel[1]}")
+        if layer.size:
+            tokens.append("to{}x{}".format(*layer.size))
         if layer.stride != (1, 1):
             tokens.append("s" + _pair(layer.stride))
         if any(layer.padding):
@@ -78,8 +80,8 @@ def fields_of(name: str) -> dict:
     for i, token in enumerate(tokens):
         if m := re.fullmatch(r"(\d+)x(\d+)x(\d+)", token):
             f.update(height=int(m[1]), width=int(m[2]), channels=int(m[3]))
-        elif m := re.fullmatch(r"(\d+)x(\d+)", token):
-            f["kernel"] = (int(m[1]), int(m[2]))
+        elif m := re.fullmatch(r"(to)?(\d+)x(\d+)", token):
+            f["size" if m[1] else "kernel"] = (int(m[2]), int(m[3]))
         elif m := re.fullmatch(r"([mnkbg]|in|out)(\d+)", token):
             f[_NUMBERS[m[1]]] = int(m[2])
         elif m := re.fullmatch(r"(from|into)(\d+)of(\d+)", token):

@@ -69,6 +69,7 @@ register(
         name="pool",
         schedule="pool",
         ops=("avg", "max"),
+        selects=("max",),
         windowed=True,
         pitched=True,
         wide=True,

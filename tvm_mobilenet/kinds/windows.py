@@ -14,6 +14,14 @@ def padded(layer, x, value: float):
     return F.pad(x, (left, right, top, bottom), value=value)
 
 
+def outputs(layer, axis: int) -> int:
+    """The height (axis 0) or width (axis 1) of a layer's output."""
+    if layer.size:
+        return layer.size[axis]
+    size = (layer.height, layer.width)[axis] + layer.padding[axis] + layer.padding[axis + 2]
+    return (size - layer.dilation[axis] * (layer.kernel[axis] - 1) - 1) // layer.stride[axis] + 1
+
+
 def convolved(layer, x, weight, bias, second):
     """A layer's convolution in PyTorch; also a matrix product, as a 1x1 convolution."""
     import torch.nn.functional as F

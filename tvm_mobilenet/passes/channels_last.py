@@ -312,12 +312,15 @@ class ChannelsLast:
         )
         return self.call(layer, list(operands), x.stored, x.dims, slopes=slopes)
 
-    def feature_map(self, call: relax.Call, layer: Layer, x: Tensor, weight=None, bias=None) -> Tensor:
-        _, c, h, w = static_shape(call)
+    def feature_map(self, call: relax.Call, layer: Layer, x: Tensor, weight=None, bias=None, nhwc=False) -> Tensor:
+        """The layer of a call on feature maps, whose result is NHWC if ``nhwc``, else NCHW."""
+        shape = static_shape(call)
+        _, c, h, w = (shape[i] for i in (0, 3, 1, 2)) if nhwc else shape
         n, c, h, w = x.dims[0], dim(c), dim(h), dim(w)
         out = self.call(layer, [x], flat((n, h, w, c)), (n, c, h, w), weight=weight, bias=bias)
         n, c, h, w = out.shape
-        return Tensor(out.value, (n, h, w, c), out.stored, out.dims)
+        made = Tensor(out.value, (n, h, w, c), out.stored, out.dims)
+        return made.permuted(list(NHWC)) if nhwc else made
 
     def call(
         self, layer: Layer, inputs: list[Tensor], stored: tuple[Axis, ...], dims, weight=None, bias=None, slopes=None

@@ -167,7 +167,7 @@ def _layer(operator: _Operator, module: tvm.IRModule, tensors: int) -> Layer:
     function = tirx.PrimFunc(moved, function.body, function.ret_type, function.attrs)
     digest = f"{tvm_ffi.structural_hash(function, map_free_vars=True) & (1 << 64) - 1:016x}"[:DIGEST]
     held = used if set(used) != {OWN} else ()
-    moves = set(used) == {OWN} and (operator.name in MOVES or _takes_nearest(operator)) and not constants
+    moves = set(used) == {OWN} and operator.name in MOVES and not constants
 
     def narrow(dtype: str) -> Layer:
         return _layer(operator, operator.module(dtype), tensors)
@@ -192,14 +192,6 @@ def _view(call: relax.Call) -> View | None:
         return None
     axis, begin = axes[cut[0]] % len(whole), begins[cut[0]]
     return View(axis, min(begin + whole[axis] * (begin < 0), whole[axis]))
-
-
-def _takes_nearest(operator: _Operator) -> bool:
-    """Whether it resizes by nearest neighbour, which copies values."""
-    if operator.name != "image.resize2d":
-        return False
-    params = [relax.Var("x", relax.TensorType(*each)) for each in operator.operands(OWN)]
-    return str(operator.make(OWN, params).attrs.method) == "nearest_neighbor"
 
 
 def _nest(module: tvm.IRModule) -> tirx.PrimFunc:

@@ -47,14 +47,15 @@ def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
 
 def integral(layer: Layer) -> bool:
     """Whether a float32 layer has an integer form. After an addition, a product or a pool, its activation must be a
-    clamp; a maximum must have no activation. A PReLU must be of a layer's own sums: a table serves all channels.
+    clamp; a maximum and a resize by nearest neighbour must have no activation. A PReLU must be of a layer's own sums: a
+    table serves all channels.
     """
     if layer.activation == PER_CHANNEL and (layer.weight_shape is None or layer.residual != "none"):
         return False
     if layer.dtype != "float32" or layer.body is not None or DTYPE not in schedules.implemented(layer.kind):
         return False
-    if layer.op == "max":
-        return layer.activation == "none"
+    if layer.op in layer.declared.selects:
+        return layer.declared.moves(layer)
     alone = layer.copies or (layer.weight_shape is not None and layer.residual == "none")
     return alone or bounds(layer.activation) is not None
 
@@ -169,7 +170,7 @@ class Quantize:
         inputs = [value, *(self._in(v, DTYPE, layer.second_shape) for v in call.inputs[1:])]
         writes = "float32" if plain(layer) and self._floating(call) else ""
         given = self.scales[data]
-        if layer.op == "max" or (layer.copies and layer.activation == "none"):  # its outputs are values of its data
+        if layer.declared.moves(layer):
             self.scales[call.output] = given
         out = self.scales.get(call.output) or Scale(1.0, 0)
         own = given if layer.copies else self.q.inner.get(call.name) or out

@@ -76,7 +76,7 @@ class QuantizeGiven(Quantize):
         if not self._integral(call) or any(v not in self.scales for v in call.inputs):
             return False
         given = self.scales[call.inputs[0]]
-        if layer.op == "max" or (layer.copies and layer.activation == "none"):
+        if layer.declared.moves(layer):
             return out in (None, given)
         if layer.weight_shape is None:
             return out is not None
