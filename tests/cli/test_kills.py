@@ -204,5 +204,5 @@ def test_kills_lose_nothing_and_leave_one_folder(start, tmp_path, capsys, verb):
     assert process.exitcode == 0 and not [name for name in left_in(place, temporary) if not name.endswith(".torn")]
     whole(place)
     with capsys.disabled():
-        print(f"\n{verb}: {json.dumps({'kills': kills, 'left at most': most, 'trials': trials})}")
+        print(f"\n{verb}: {json.dumps({'kills': kills, 'left at most': most, 'trials kept': kept})}")
     shutil.rmtree(place)

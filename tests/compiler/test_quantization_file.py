@@ -243,3 +243,10 @@ def test_networks_of_several_inputs_take_arrays_by_name(network, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"")
     with pytest.raises(TvmMobilenetError, match="takes no images"):
         calibration_inputs.given_inputs(two, [str(tmp_path / "x.jpg")])
+
+
+def test_figures_of_values_whose_squares_leave_float32_are_numbers():
+    """A bias of 3e38 gave a file with NaN, which no verb opens."""
+    huge = np.full(4, 3e38, np.float32)
+    assert quantization._dot(huge, huge) == pytest.approx(4 * 9e76) and quantization._dot(huge[:1], huge[1:2] * 0) == 0
+    assert quantization._dot(np.ones(4, np.float32), np.ones(4, np.float32)) == 4

@@ -201,7 +201,7 @@ def _quality(graph: LayerGraph, sample: Sequence, made: Quantization, ways: Mapp
 
     def compare(call: LayerCall, _operands: list, _own: list, outputs_: list) -> None:
         pairs = list(zip(outputs_, right.pop(call.name), strict=True))
-        dots = [sum(float(np.vdot(a.ravel(), b.ravel())) for a, b in pick) for pick in _three(pairs)]
+        dots = [sum(_dot(a.ravel(), b.ravel()) for a, b in pick) for pick in _three(pairs)]
         noise = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in pairs)
         norm = float(np.sqrt(dots[1]) * np.sqrt(dots[2]))
         found[call.name] = Quality(
@@ -220,6 +220,13 @@ def _quality(graph: LayerGraph, sample: Sequence, made: Quantization, ways: Mapp
     walk(graph, sample, lambda call, _o, _own, made_: right.__setitem__(call.name, made_))
     walk(graph, list(zip(*first.values(), strict=True)), compare, run)
     return found
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    """A dot product of float32, summed in float64 if it would overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = float(np.vdot(a, b))
+    return found if np.isfinite(found) else float(np.vdot(a.astype(np.float64), b.astype(np.float64)))
 
 
 def _three(pairs: list) -> tuple[list, list, list]:
