@@ -251,6 +251,22 @@ def test_two_shipments_at_once_do_not_remove_each_other(bundle, tmp_path):
     assert current(tmp_path).startswith("0003-")
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("moment", [".new-*", ".new-*/mobilenet", ".new-*/.not-yet"])
+def test_a_shipment_that_is_stopped_for_a_while_goes_on(bundle, tmp_path, moment):
+    """As on a machine that sleeps: another one is neither held up nor removes its folder, and the last one to end is
+    current."""
+    versions = tmp_path / "versions"
+    process, limit = shipping(bundle, local(tmp_path)), time.monotonic() + 300
+    while not list(versions.glob(moment)):
+        assert time.monotonic() < limit and not os.waitpid(process, os.WNOHANG)[0], "it ended before it was stopped"
+    os.killpg(process, signal.SIGSTOP)
+    assert ship.ship(bundle, local(tmp_path)).ok and current(tmp_path).startswith("0001-")
+    os.killpg(process, signal.SIGCONT)
+    assert os.waitpid(process, 0)[1] == 0 and current(tmp_path).startswith("0002-")
+    assert sorted(v[:4] for v in os.listdir(versions)) == ["0001", "0002"]
+
+
 def test_a_version_that_never_became_current_is_none(bundle, tmp_path):
     """Numbered, and killed before the switch: no way back leads there, and the next shipment removes it."""
     assert ship.ship(bundle, local(tmp_path)).ok and ship.ship(bundle, local(tmp_path)).ok
