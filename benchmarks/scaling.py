@@ -2,6 +2,7 @@
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --real 1,2 --simulated 64 --jobs 4
+    python -m benchmarks.scaling --real "" --simulated ""    # only the log of trials: a second
 
 Real: `dask worker` processes build, run and check the same candidates, each compiled again. Simulated: a job sleeps as
 long as a real one took (`benchmarks/data/search_cortex-a72.jsonl`), in workers that are registered with a real
@@ -10,7 +11,8 @@ its client, not the machine's cores.
 
 The table shows jobs a second, speed-up (the sum of the jobs' own seconds over the elapsed time), its share of the
 workers, CPU time of the scheduler and of this process for each job, and bytes for each job: those of job and result,
-and those that this process sent and received over TCP.
+and those that this process sent and received over TCP. The last line is the CPU time for a line of the log, appended as
+a search appends its trials.
 """
 
 from __future__ import annotations
@@ -258,6 +260,21 @@ def simulated(workers: int, jobs: int) -> Row:
         return measured("simulated", workers, address, scheduler, evaluate, jobs_of_sleep(jobs * workers))
 
 
+def log_line() -> str:
+    """The CPU time and bytes of a line, for one writer that appends records which ship for a second of CPU time."""
+    from tvm_mobilenet.tune_logs.journal import Journal
+    from tvm_mobilenet.tune_logs.log import shipped
+
+    records = list(Journal(shipped("cortex-a72")).records())
+    with tempfile.TemporaryDirectory() as folder:
+        journal, count, begun = Journal(Path(folder) / "log.trials.jsonl"), 0, time.process_time()
+        while (spent := time.process_time() - begun) < 1.0:
+            journal.append(records[count % len(records)])
+            count += 1
+        size = journal.path.stat().st_size / count
+    return f"the log: {1e3 * spent / count:.3f} ms of CPU a line of {size:,.0f} bytes, so {count / spent:,.0f} a second"
+
+
 def limits(rows: list[Row]) -> list[str]:
     """Lines on the number of workers that saturate the scheduler or its client, and on the need of `WORKERS`."""
     slept = [row for row in rows if row.kind == "simulated"]
@@ -319,10 +336,12 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.json:
         print("\n".join(json.dumps(asdict(row)) for row in rows))
         return
-    print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
-    for row in rows:
-        print("| " + " | ".join(form.format(**asdict(row)) for form in COLUMNS.values()) + " |")
-    print("\n" + "\n".join(limits(rows)))
+    if rows:
+        print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
+        for row in rows:
+            print("| " + " | ".join(form.format(**asdict(row)) for form in COLUMNS.values()) + " |")
+        print()
+    print("\n".join([*limits(rows), log_line()]))
 
 
 if __name__ == "__main__":
