@@ -1,10 +1,11 @@
-"""README's chart: milliseconds of MobileNet v1 1.0-224 on three boards, ours beside other engines and published times.
+"""README's figures: the chart of MobileNet v1 1.0-224 on three boards, ours beside other engines and published times,
+and the table of our own times of v1 and v2.
 
-    python -m benchmarks.latency                 # prints the table, writes it and docs/assets/latency.svg
-    python -m benchmarks.latency --again         # predicts our own figures once more: seven builds
+    python -m benchmarks.latency                 # prints the chart's rows; writes chart, docs/results/speed.md, README
+    python -m benchmarks.latency --again         # predicts our own figures once more: 13 builds
     python -m benchmarks.latency --again rpi4    # of one board
 
-Ours is `tm.compile("v1", board, dtype=...).latency((1, 4))`: a build with the decisions that ship, executed on the
+Ours is `tm.compile(model, board, dtype=...).latency((1, 4))`: a build with the decisions that ship, executed on the
 virtual board. Another engine's aarch64 wheel was executed under qemu-aarch64, in one of two ways:
 
 - ncnn and LiteRT in float32 on the A53 and the A72, on one thread and on four (`benchmarks.board_times`): compute by
@@ -34,9 +35,10 @@ from tvm_mobilenet.boards.virtual.memory import LINE, Traffic
 
 TABLE = Path(__file__).parent / "data" / "latency.json"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-CHART, PAGE = DOCS / "assets" / "latency.svg", DOCS / "results" / "speed.md"
-BEGIN, END = "<!-- table -->\n", "<!-- end -->"  # around the table in the page
+CHART, PAGE, README = DOCS / "assets" / "latency.svg", DOCS / "results" / "speed.md", DOCS.parent / "README.md"
+BEGIN, END = "<!-- table -->\n", "<!-- end -->"  # around the table in a page
 BOARDS = {"rpi3bplus": ("float32", "int8"), "rpi4": ("float32", "int8"), "rpi5": ("float32", "float16", "int8")}
+MODELS = {"v1": ("float32", "float16", "int8"), "v2": ("float32", "int8")}  # the chart shows the first
 OURS = "tvm_mobilenet"
 NAMES = {"ncnn": "ncnn", "litert": "LiteRT"}  # display names of `board_times`' peers
 CORES = (1, 4)
@@ -74,7 +76,8 @@ def rows() -> list[Row]:
         if row["board"] in BOARDS and row["clock_hz"] == targets.load(row["board"]).clock_hz:
             key = row["board"], row["dtype"], row["cores"], row["engine"]
             published[key] = (*published.get(key, ()), row["ms"])
-    predicted = {(r["board"], r["dtype"], r["cores"], OURS): r["ms"] for r in kept["ours"]}
+    charted = next(iter(MODELS))
+    predicted = {(r["board"], r["dtype"], r["cores"], OURS): r["ms"] for r in kept["ours"] if r["model"] == charted}
     for run in boards["runs"]:
         for board in BOARDS:
             target = targets.load(board)
@@ -122,18 +125,35 @@ def table(found: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(text: str, found: list[Row]) -> str:
-    """The results page with the rows of today."""
+def own_table() -> str:
+    """Our own predictions as Markdown: a row for each board and number of cores."""
+    kept = json.loads(TABLE.read_text(encoding="utf-8"))["ours"]
+    known = {(r["model"], r["board"], r["dtype"], r["cores"]): r["ms"] for r in kept}
+    columns = [(model, dtype) for model, dtypes in MODELS.items() for dtype in dtypes]
+    heads = [f"{model} {dtype}" for model, dtype in columns]
+    lines = [f"| predicted, ms | cores | {' | '.join(heads)} |", "|---" * (2 + len(columns)) + "|"]
+    for board in BOARDS:
+        for cores in CORES:
+            times = [known.get((model, board, dtype, cores)) for model, dtype in columns]
+            cells = ["" if time is None else f"{time:.1f}" for time in times]
+            title = targets.load(board).title.removeprefix("Raspberry ")
+            lines.append(f"| {title} | {cores} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def page(text: str, between: str) -> str:
+    """A page with the table of today."""
     before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}{table(found)}\n{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}{between}\n{END}{rest.partition(END)[2]}"
 
 
-def predict(board: str, dtype: str) -> list[dict]:
+def predict(model: str, board: str, dtype: str) -> list[dict]:
     """Our own figures for a board: built with the shipped decisions, executed on the virtual board."""
     import tvm_mobilenet as tm
 
-    found = tm.compile("v1", board, dtype=dtype, progress=False).latency(CORES).milliseconds
-    return [{"board": board, "dtype": dtype, "cores": n, "ms": round(ms, 2)} for n, ms in found.items()]
+    found = tm.compile(model, board, dtype=dtype, progress=False).latency(CORES).milliseconds
+    row = {"model": model, "board": board, "dtype": dtype}
+    return [{**row, "cores": n, "ms": round(ms, 2)} for n, ms in found.items()]
 
 
 def keep(kept: dict) -> None:
@@ -157,14 +177,15 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"--again {unknown[0]}: known are {', '.join(BOARDS)}")
         kept = json.loads(TABLE.read_text(encoding="utf-8"))
         for board in args.again or BOARDS:
-            for dtype in BOARDS[board]:
-                print(f"{board}, {dtype} ...", file=sys.stderr, flush=True)
-                others = [r for r in kept["ours"] if (r["board"], r["dtype"]) != (board, dtype)]
-                kept["ours"] = others + predict(board, dtype)
+            for model, dtype in ((m, d) for m, dtypes in MODELS.items() for d in dtypes if d in BOARDS[board]):
+                print(f"{model}, {board}, {dtype} ...", file=sys.stderr, flush=True)
+                others = [r for r in kept["ours"] if (r["model"], r["board"], r["dtype"]) != (model, board, dtype)]
+                kept["ours"] = others + predict(model, board, dtype)
                 keep(kept)
     found = rows()
     CHART.write_text(draw(found, board_over_predicted()), encoding="utf-8")
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
+    for path, between in ((PAGE, table(found)), (README, own_table())):
+        path.write_text(page(path.read_text(encoding="utf-8"), between), encoding="utf-8")
     print(table(found))
     return 0
 

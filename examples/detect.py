@@ -51,7 +51,7 @@ try:
         found = net.run_named(net.preprocess(sys.argv[2]))
     boxes, logits, least = decode(found["boxes"][0]), found["logits"][0], float([*sys.argv, 0.5][3])
 except (MobilenetError, ValueError, KeyError) as e:
-    sys.exit(f"error: {e}" + " is no output of this network" * isinstance(e, KeyError))
+    sys.exit(f"error: {e}" + " is not an output of this network" * isinstance(e, KeyError))
 scores = (powers := np.exp(logits - logits.max(-1, keepdims=True))) / powers.sum(-1, keepdims=True)
 for kind in range(1, scores.shape[1]):  # class 0 is the background
     likely = np.flatnonzero(scores[:, kind] >= least)

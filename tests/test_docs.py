@@ -284,7 +284,14 @@ def test_the_chart_is_drawn_from_its_data():
     found = latency.rows()
     assert latency.CHART.read_text() == latency_chart.draw(found, latency.board_over_predicted())
     page = latency.PAGE.read_text()
-    assert page == latency.page(page, found) and latency.table(found) in page
+    assert page == latency.page(page, latency.table(found)) and latency.table(found) in page
+    readme = latency.README.read_text()
+    assert readme == latency.page(readme, latency.own_table()) and latency.own_table() in readme
+    kept = json.loads(latency.TABLE.read_text())["ours"]
+    own = {(r["board"], r["dtype"]): r["ms"] for r in kept if (r["model"], r["cores"]) == ("v1", 4)}
+    told = [float(ms) for ms in re.findall(r"([\d.]+) ms", readme[: readme.index("![Bars")])]
+    boards = ("rpi4", "rpi5")
+    assert told == [pytest.approx(own[board, dtype], rel=0.05) for board in boards for dtype in ("float32", "int8")]
     ours = {(row.board, row.dtype, row.cores) for row in found if row.engine == latency.OURS}
     assert ours == {(b, d, n) for b, dtypes in latency.BOARDS.items() for d in dtypes for n in latency.CORES}
 
@@ -303,13 +310,14 @@ def test_the_chart_shows_what_its_data_say(monkeypatch):
 
 def test_predicting_again_replaces_the_rows_of_that_board_alone(tmp_path, monkeypatch, capsys):
     """`--again rpi4` must not lose another board's figures, nor keep old ones of its own."""
-    for name in ("TABLE", "CHART", "PAGE"):
+    for name in ("TABLE", "CHART", "PAGE", "README"):
         copy = shutil.copy(getattr(latency, name), tmp_path)
         monkeypatch.setattr(latency, name, Path(copy))
     told = {"float32": 222.25, "int8": 111.5}
 
-    def predict(board, dtype):
-        return [{"board": board, "dtype": dtype, "cores": cores, "ms": told[dtype] / cores} for cores in (1, 4)]
+    def predict(model, board, dtype):
+        row = {"model": model, "board": board, "dtype": dtype}
+        return [{**row, "cores": cores, "ms": told[dtype] / cores} for cores in (1, 4)]
 
     monkeypatch.setattr(latency, "predict", predict)
     before = [row for row in latency.rows() if row.board != "rpi4" or row.engine != latency.OURS]
@@ -319,6 +327,7 @@ def test_predicting_again_replaces_the_rows_of_that_board_alone(tmp_path, monkey
     assert ours == {(dtype, cores): ms / cores for dtype, ms in told.items() for cores in (1, 4)}
     assert [row for row in rows if row.board != "rpi4" or row.engine != latency.OURS] == before
     assert "| 222.2 |" in latency.PAGE.read_text() and ">222.2<" in latency.CHART.read_text()
+    assert "| Pi 4B | 1 | 222.2 |  | 111.5 | 222.2 | 111.5 |" in latency.README.read_text()
     with pytest.raises(SystemExit):
         latency.main(["--again", "rpi6"])
     assert "rpi6" in capsys.readouterr().err

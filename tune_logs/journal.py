@@ -82,7 +82,7 @@ class Journal:
             warnings.warn(f"{self.path}:{number}: no record, skipped: {why}", TornLineWarning, stacklevel=2)
         if len(unread) > TOLD:
             more = len(unread) - TOLD
-            warnings.warn(f"{self.path}: {more} more lines are no records", TornLineWarning, stacklevel=2)
+            warnings.warn(f"{self.path}: {more} more lines are not records", TornLineWarning, stacklevel=2)
         yield from found
 
     def rewrite(self, choose: Callable[[list], Iterable]) -> None:
@@ -106,7 +106,7 @@ class Journal:
                     raise ValueError(f"{len(line):,} bytes, a line has {LONGEST_LINE:,} at most")
                 found.append(self._kind.from_json(line.decode("utf-8-sig")))
             except UnicodeDecodeError as e:
-                unread.append((number, line, f"byte {e.start + 1} is no UTF-8"))
+                unread.append((number, line, f"byte {e.start + 1} is not UTF-8"))
             except ValueError as e:
                 unread.append((number, line, cut(str(e), 160)))
         return found, unread
@@ -143,7 +143,7 @@ class Journal:
             )
             try:
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise OSError(0, "it is no regular file any more")
+                    raise OSError(0, "it is not a regular file any more")
                 try:
                     fcntl.flock(fd, how)
                 except OSError:

@@ -63,7 +63,7 @@ def _size(text: str) -> int:
     """An argparse type: bytes, or ``700M``, ``2G``."""
     match = re.fullmatch(r"(\d+)([kmg]?)", text.lower())
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; try 700M")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; try 700M")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -78,7 +78,7 @@ def check(args: argparse.Namespace) -> tuple[str, int] | None:
     if struct.calcsize("P") != 8:
         raise MissingDependencyError("TVM needs a 64-bit system", "install the 64-bit Raspberry Pi OS on this board")
     if not 0 <= args.port < 1 << 16:
-        raise TvmMobilenetError(f"--port {args.port} is no port")
+        raise TvmMobilenetError(f"--port {args.port} is not a port")
     if re.search(r"\s|:", args.key):
         raise TvmMobilenetError(f"--key {args.key!r}: a key contains no spaces or colons")
     if not args.tracker:

@@ -22,7 +22,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"it lacks {error.args[0]!r}" if error.args else "something is missing in it"
     if isinstance(error, UnicodeDecodeError):
-        return "it is no text"
+        return "it is not text"
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "it is damaged").rstrip(":")
 
 

@@ -180,7 +180,7 @@ def _run(args: argparse.Namespace) -> int:
     from tvm_mobilenet.compiler.kept import kept
 
     if args.json:
-        refuse(args, ("--view",), "it is how the table is ordered; the JSON document has every layer", "leave it out")
+        refuse(args, ("--view",), "it orders the table, and the JSON document has every layer", "leave it out")
     module = built.read(args.folder)
     target = module.target
     address = options.board_for(args, target)
@@ -199,13 +199,13 @@ def _run(args: argparse.Namespace) -> int:
             target=target,
             show=console.say,
         )
-    if args.trace:
-        write_whole(args.trace, json.dumps(trace(result)), "--trace")
     if args.html:
         from tvm_mobilenet.survey import profile_page
 
         profile_page.page(result, module, target).write(args.html, "--html")
         console.say(f"page: {args.html}")
+    if args.trace:
+        write_whole(args.trace, json.dumps(trace(result)), "--trace")
     console.print_json(result) if args.json else print_result(result, args.view)
     return 0
 

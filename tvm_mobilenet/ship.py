@@ -138,7 +138,9 @@ class Destination:
             or host.startswith("-")
             or (url.username or "").startswith("-")
         ):
-            raise TvmMobilenetError(f"--to {text} is no folder on a board", "ssh://user@host/folder, or a local folder")
+            raise TvmMobilenetError(
+                f"--to {text} is not a folder on a board", "ssh://user@host/folder, or a local folder"
+            )
         options = (
             "-o",
             "BatchMode=yes",
@@ -173,7 +175,7 @@ class Destination:
         except OSError as e:
             raise BoardError(f"{self.text}: {reason(e)}", "ssh must be installed here") from None
         except programs.TooMuch:
-            raise BoardError(f"{self.text}: it prints without end", "does `ssh HOST true` print much?") from None
+            raise BoardError(f"{self.text}: its output does not end", "does `ssh HOST true` print much?") from None
         out, words = done.out.strip(), done.words.strip()
         if done.code:
             what = "\n".join(filter(None, (out, words))) or f"exit code {done.code}"
@@ -336,7 +338,7 @@ def _run(args: argparse.Namespace) -> int:
     else:
         if not args.bundle.is_dir() and (why := reading.refusal(args.bundle)):
             hint = "python -m tvm_mobilenet.build --bundle FILE makes one"
-            raise TvmMobilenetError(f"{args.bundle} is no whole bundle: {why}", hint)
+            raise TvmMobilenetError(f"{args.bundle} is not a whole bundle: {why}", hint)
         from tvm_mobilenet.bundle import pack as bundle
 
         signers = Signers.read(args.require_signature) if args.require_signature else None

@@ -288,7 +288,7 @@ def test_what_is_no_picture_is_said_with_its_path(host, tmp_path):
     np.save(tmp_path / "double.npy", np.zeros(4))
     said = {
         ".": "it is a folder",
-        "pipe": "it is no regular file",
+        "pipe": "it is not a regular file",
         "none.ppm": "No such file",
         "nan.raw": "input x holds NaN at 0: give finite numbers",
         "a.gif": "no JPEG, PNG, .ppm, .pgm or .npy; as an input's bytes it has 106 bytes of data, the input of float32",
@@ -348,7 +348,7 @@ def test_a_file_that_is_not_the_one_that_was_built_is_refused(copy, name, how):
         (copy / name).write_bytes(data[:kept])
     done = run(copy / "mobilenet", "selftest")
     assert done.returncode == 1 and "error: " in done.stderr and "passed" not in done.stdout
-    with pytest.raises(TvmMobilenetError, match=r"no whole bundle"):
+    with pytest.raises(TvmMobilenetError, match=r"not a whole bundle"):
         bundle.read(copy)
     if (how != "changed" and name != "manifest.sha256") or name == "manifest.json":
         with pytest.raises(Exception, match=r"manifest|bytes|No such file|whole"):
@@ -450,7 +450,7 @@ def test_the_archive_holds_the_same(host, tmp_path):
     assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()
     assert bundle.read(tmp_path / "a.tar.gz").files == host.bundle.files
     (tmp_path / "c.tar.gz").write_bytes((tmp_path / "a.tar.gz").read_bytes()[:100_000])
-    with pytest.raises(TvmMobilenetError, match="no whole bundle"):
+    with pytest.raises(TvmMobilenetError, match="not a whole bundle"):
         bundle.read(tmp_path / "c.tar.gz")
 
 

@@ -27,7 +27,7 @@ def mixed(bundle, other: dict[str, bytes], folder, **manifest) -> TvmMobilenetEr
     folder.mkdir()
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    with pytest.raises(TvmMobilenetError, match="is no whole bundle") as told:
+    with pytest.raises(TvmMobilenetError, match="is not a whole bundle") as told:
         pack.read(folder)
     assert told.value.exit_code == 2
     return told.value.message

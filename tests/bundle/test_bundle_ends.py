@@ -87,7 +87,7 @@ def test_an_interface_says_what_its_numbers_stand_for():
         assert np.allclose(given.real(pixels), data.real(pixels), atol=1e-6)
         assert np.array_equal(given.stored(given.real(pixels)), pixels)
         assert np.array_equal(found.real(np.uint8([0, 255])), out.real(np.uint8([0, 255])))
-        with pytest.raises(Exception, match="NaN stands for no whole number"):
+        with pytest.raises(Exception, match="NaN cannot become an integer"):
             found.stored(np.float32([np.nan]))
 
 
@@ -117,7 +117,7 @@ def test_a_program_takes_an_input_of_its_dtype(tmp_path):
         assert done.returncode == 0 and done.stdout.split()[0] == f"{best.score:.4f}", (name, done)
     done = subprocess.run([program, "classify", tmp_path / "floats.npy"], capture_output=True, text=True)
     assert done.returncode == 1 and "it holds float32 of shape 1 x 3 x 32 x 32, the input is uint8 of" in done.stderr
-    assert done.stderr.endswith("`mobilenet info` tells the meaning of its whole numbers\n")
+    assert done.stderr.endswith("`mobilenet info` tells the meaning of its integers\n")
 
 
 # ---- the caller's settings of floats
@@ -303,6 +303,6 @@ def test_bytes_of_no_image_are_refused_by_layers_of_floats(tmp_path):
         torch.export.export(NoImage().eval(), (torch.zeros(2, 5, 9, 7), torch.zeros(2, 11))), tmp_path / "net.pt2"
     )
     with pytest.raises(
-        TvmMobilenetError, match=r"--io uint8: input x \(2, 5, 9, 7\) is no image, and the layers compute"
+        TvmMobilenetError, match=r"--io uint8: input x \(2, 5, 9, 7\) is not an image, and the layers compute"
     ):
         load_network(ModelOptions(model=str(tmp_path / "net.pt2"), io="uint8"))

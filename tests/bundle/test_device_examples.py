@@ -124,7 +124,7 @@ NOBODY = [  # a program's arguments behind the bundle, and what it says
     ("classify.py", ["notes.txt"], "notes.txt"),
     ("same_face.py", ["a.ppm", "nowhere.jpg"], "nowhere.jpg"),
     ("same_face.py", ["a.ppm", "a.ppm", "often"], "often"),
-    ("detect.py", ["a.ppm"], "'boxes' is no output of this network"),
+    ("detect.py", ["a.ppm"], "'boxes' is not an output of this network"),
     ("camera.py", ["nowhere"], "nowhere"),
 ]
 
@@ -190,7 +190,7 @@ def test_frames_come_in_either_order_of_colours_and_several_at_a_time(host, tmp_
         for wrong, words in (
             ([], "no images"),
             (frames.astype(np.float32), "float32"),
-            (frames[..., :2], "is no image"),
+            (frames[..., :2], "is not an image"),
         ):
             with pytest.raises(mobilenet.MobilenetError, match=words):
                 net.measure(wrong)
@@ -204,7 +204,7 @@ def test_frames_come_in_either_order_of_colours_and_several_at_a_time(host, tmp_
     assert answers[0] == answers[1] == [list(np.argsort(-row)[:2]) for row in alone]
     for flag, value in (("--seconds", "nan"), ("--seconds", "inf"), ("--seconds", "0"), ("--top", "0"), ("--top", "x")):
         done = run(sys.executable, host.folder / "mobilenet.py", "bench", tmp_path / "a.ppm", flag, value)
-        assert done.returncode == 2 and f"{flag}: '{value}' is no number" in done.stderr, done
+        assert done.returncode == 2 and f"{flag}: '{value}' is not a number" in done.stderr, done
     done = run(sys.executable, host.folder / "mobilenet.py", "bench", tmp_path / "a.ppm", "--seconds", "0.05", "--json")
     assert json.loads(done.stdout)["frames_per_second"] > 0, done
     schemas.require("device", json.loads(done.stdout), "")

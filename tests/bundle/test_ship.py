@@ -382,4 +382,4 @@ def test_addresses_that_are_none(text):
 def test_usage(capsys):
     assert ship.main(["--to", "x"]) == 2
     assert ship.main(["--to", "x", "--bundle", "missing.tar.gz"]) == 2
-    assert "no whole bundle" in capsys.readouterr().err
+    assert "not a whole bundle" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_a_byte_in_each_file(signed, keys, folder, tmp_path):
         places = range(0, len(data), 5) if name == received.SIGNATURE else ()
         for place in {0, len(data) // 2, len(data) - 1, *places}:
             (folder / name).write_bytes(changed_at(data, place))
-            refused(folder, public(keys), "no whole bundle|signature|every file")
+            refused(folder, public(keys), "not a whole bundle|signature|every file")
         (folder / name).write_bytes(data)
     for name in (received.SUM, received.SIGNATURE):
         for more in (b" ", b"\n", b"0" * 64 + b"  x\n"):
@@ -182,7 +182,7 @@ def test_what_names_no_signer(keys, tmp_path):
     (tmp_path / "empty").write_text("# nobody\n")
     (tmp_path / "binary").write_bytes(bytes(range(256)))
     places = (keys / "ours", tmp_path / "empty", tmp_path / "binary", tmp_path, tmp_path / "missing")
-    for place, word in zip(places, ("private key", "no signer", "no text", "a folder", "no such file"), strict=True):
+    for place, word in zip(places, ("private key", "no signer", "not text", "a folder", "no such file"), strict=True):
         with pytest.raises(TvmMobilenetError, match=word):
             Signers.read(place)
 
@@ -217,11 +217,11 @@ def test_keys_with_a_passphrase_and_in_an_agent(keys, tmp_path, monkeypatch):
 
 def test_flags_of_build(keys, tmp_path, monkeypatch, capsys):
     """Before any work: a key that is none, no ssh-keygen. What `build` packs is signed."""
-    (tmp_path / "none").write_text("no key")
+    (tmp_path / "none").write_text("not a key")
     common = ["--model", "v1", "--target", "host", "--output", str(tmp_path / "out")]
     packed = [*common, "--bundle", str(tmp_path / "b.tar.gz"), "--sign"]
     for argv, word in (
-        ([*packed, str(tmp_path / "none")], "is no key"),
+        ([*packed, str(tmp_path / "none")], "is not a key"),
         ([*packed, str(tmp_path / "missing")], "no such file"),
         ([*common, "--sign", str(keys / "ours")], "--bundle"),
     ):

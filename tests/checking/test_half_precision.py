@@ -79,7 +79,7 @@ def test_the_build_keeps_what_was_decided(copy):
         ("dtype", "float32", "dtype 'float32' was decided, the model's is 'float16'"),
         ("dtype", "int8", "dtype 'int8' was decided"),
         ("io", "float16", "io 'float16' was decided, the model's is 'float32'"),
-        ("sums", 7, "7 is no list"),
+        ("sums", 7, "7 is not a list"),
         ("largest", [{"layer": "layer_000"}], "it lacks 'source'"),
         ("colour", "red", "colour"),
     ],

@@ -125,10 +125,10 @@ def test_a_warning_of_any_room_is_a_line_for_the_user(package, capsys):
     place = package.__file__
 
     def work(args):
-        warnings.warn_explicit("a line is no record", UserWarning, place, 1)
+        warnings.warn_explicit("a line is not a record", UserWarning, place, 1)
 
     assert entry.run_verb(entry.parser_for("test", "A test."), work, []) == 0
-    assert capsys.readouterr().err == "warning: a line is no record\n"
+    assert capsys.readouterr().err == "warning: a line is not a record\n"
 
 
 @pytest.mark.parametrize(
@@ -484,7 +484,7 @@ def test_quiet_leaves_errors_and_verbose_tells_more(capsys):
         ("build", "--min-accuracy 0.7 --data empty --truth nowhere.csv", "--truth nowhere.csv: no such file"),
         ("tune", "--board vritual", "vritual"),
         ("sweep", "--families v9", "v9"),
-        ("ship", "--bundle nowhere.tar.gz --to device", "nowhere.tar.gz is no whole bundle: no such file"),
+        ("ship", "--bundle nowhere.tar.gz --to device", "nowhere.tar.gz is not a whole bundle: no such file"),
     ],
 )
 def test_mistakes_are_told_before_torch_and_tvm_are_imported(verb, words, said, tmp_path, monkeypatch, capsys):

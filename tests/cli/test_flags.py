@@ -198,7 +198,7 @@ def test_flags_that_others_make_pointless_are_refused(argv, words, files, monkey
 POINTLESS = [
     ("build", ["--embed-weights"], "--embed-weights: it is how --bundle"),
     ("build", ["--sign", "x"], "--sign: it signs what --bundle packs"),
-    ("build", ["--data", "x", "--limit", "3"], "--data, --limit: no accuracy is asked for"),
+    ("build", ["--data", "x", "--limit", "3"], "--data, --limit: no accuracy is required"),
     ("build", ["--truth", "x", "--limit", "3"], "--truth, --limit: they belong to --data"),
     ("build", ["--max-drop", "1%"], "--max-drop: only networks in int8 have it"),
     ("build", ["--plot", "x.html"], "--plot: it shows the layers that --max-drop chooses"),
@@ -240,7 +240,7 @@ POINTLESS = [
     ("bench", ["FOLDER", "--check-timing", "--record", "x"], "--record: --check-timing only compares"),
     ("bench", ["FOLDER", "--check-timing", "--threads", "1,2"], "--threads: --check-timing"),
     ("profile", ["FOLDER", "--seconds", "3"], "--seconds: the virtual board predicts"),
-    ("profile", ["FOLDER", "--json", "--view", "order"], "--view: it is how the table is ordered"),
+    ("profile", ["FOLDER", "--json", "--view", "order"], "--view: it orders the table"),
     ("complexity", ["--paper", "--alpha", "0.5", "--compare", "v2"], "--alpha, --compare: --paper shows"),
     ("factorize", ["--rank", "2"], "--rank: only the factors that --output"),
     ("sweep", ["--cores", "all"], "--cores: it needs --budget"),

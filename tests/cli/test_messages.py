@@ -120,7 +120,7 @@ MODELS = {
     "empty.onnx": "is empty",
     "empty.pt2": "is empty",
     "text.onnx": "not a whole ONNX file",
-    "text.pt2": "not a saved ExportedProgram.*no zip",
+    "text.pt2": "not a saved ExportedProgram.*not a zip",
     "cut.onnx": "not a whole ONNX file.*truncated",
     "cut.pt2": "not a saved ExportedProgram.*truncated",
     "zip.pt2": "not a saved ExportedProgram.*archive",
@@ -203,8 +203,8 @@ WRONG = [
     (["build", "--model", "Whole Nét.ONNX", "--mean", "inf"], 2, "--mean: 'inf'.*finite"),
     (["doctor", "--board", "foo://x"], 2, "foo"),
     (["build", "--bundle", "b.zip"], 2, "--bundle b.zip: a bundle is a .tar.gz archive or a folder"),
-    (["ship", "--bundle", "none.tar.gz", "--to", "b"], 2, "none.tar.gz is no whole bundle: no such file"),
-    (["ship", "--bundle", "text.onnx", "--to", "b"], 2, "text.onnx is no whole bundle"),
+    (["ship", "--bundle", "none.tar.gz", "--to", "b"], 2, "none.tar.gz is not a whole bundle: no such file"),
+    (["ship", "--bundle", "text.onnx", "--to", "b"], 2, "text.onnx is not a whole bundle"),
 ]
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tvm_mobilenet.tune_logs.log import Journal, shipped
 
 from tests.support import shown
-from tvm_mobilenet import __main__, targets
+from tvm_mobilenet import __main__, sweep, targets
 from tvm_mobilenet.cli import entry, interrupted
 from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.kinds import activation
@@ -399,6 +399,15 @@ def test_every_verb_says_what_is_kept(verb):
     }.get(verb, [])
     said = interrupted.words(verb, module.parser().parse_args(required))
     assert said.startswith("interrupted: ") and "{" not in said
+
+
+def test_a_sweep_that_has_estimated_nothing_says_so(tmp_path):
+    args = sweep.parser().parse_args(["--estimates", str(tmp_path / "e.jsonl")])
+    assert (
+        interrupted.words("sweep", args) == "interrupted: no estimate was complete yet; the same command starts again"
+    )
+    (tmp_path / "e.jsonl").touch()
+    assert str(tmp_path / "e.jsonl") in interrupted.words("sweep", args)
 
 
 # ---- one latency, or why there are two

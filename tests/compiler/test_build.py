@@ -314,5 +314,5 @@ def test_a_plan_that_was_changed_is_said_to_be(tmp_path):
     with pytest.raises(TvmMobilenetError, match="has changed since `build` wrote it: its own hash differs"):
         built.read(folder)
     (folder / built.PLAN).write_text("[]")
-    with pytest.raises(TvmMobilenetError, match="cannot be read: the plan is no object"):
+    with pytest.raises(TvmMobilenetError, match="cannot be read: the plan is not an object"):
         built.read(folder)

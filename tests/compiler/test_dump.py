@@ -288,7 +288,7 @@ def test_a_folder_of_somebody_elses_is_not_touched(tmp_path, index):
     if index is not None:
         (tmp_path / INDEX).write_text(index)
     before = files(tmp_path)
-    with pytest.raises(TvmMobilenetError, match="no earlier dump"):
+    with pytest.raises(TvmMobilenetError, match="not an earlier dump"):
         Dump(tmp_path, "net")
     assert files(tmp_path) == before
 

@@ -84,7 +84,7 @@ def test_the_published_examples():
     "name", ["", "main", "pointwise", "pointwise_f32_m1", "block2_f32_cortex_a72_12345678", "x_y_z_w"]
 )
 def test_what_is_no_name_is_refused(name):
-    with pytest.raises(ValueError, match="is no kernel's name"):
+    with pytest.raises(ValueError, match="is not a kernel's name"):
         kernel_names.parse(name)
 
 

@@ -95,7 +95,7 @@ def change(key: str, value, name: str | None = None, field: str | None = None):
     "edit, words",
     [
         (change("scales", -0.1, field="step"), ("scales of input_0", "-0.1", "above 0")),
-        (change("scales", float("nan"), field="step"), ("NaN is no number",)),
+        (change("scales", float("nan"), field="step"), ("NaN is not a number",)),
         (change("scales", 0, field="step"), ("step 0",)),
         (change("scales", 1.5, field="zero"), ("zero 1.5", "-128 to 127")),
         (change("scales", 128, "layer_003", "zero"), ("scales of layer_003", "128")),
@@ -103,11 +103,11 @@ def change(key: str, value, name: str | None = None, field: str | None = None):
         (change("shifts", [0.0] * 3), ("3 numbers", "channels")),
         (change("weights", [1.0], "layer_003.weight"), ("weights of layer_003.weight", "[1.0]")),
         (lambda data: data.update(kept=[{"layer": "layer_999"}]), ("kept 'layer_999'", "no such layer")),
-        (change("factors", [0.0] + [1.0] * 7, "layer_000"), ("channel 0", "no factor")),
+        (change("factors", [0.0] + [1.0] * 7, "layer_000"), ("channel 0", "not a factor")),
         (lambda data: data["scales"].pop("layer_005"), ("scales of layer_005 are missing",)),
         (lambda data: data.pop("inner"), ("inner is missing",)),
         (lambda data: data.update(dtype="float16"), ("'float16'", "'int8'")),
-        (lambda data: data.update(scales=[]), ("scales is no object",)),
+        (lambda data: data.update(scales=[]), ("scales is not an object",)),
     ],
 )
 def test_a_file_that_was_edited_is_refused_in_words(network, file, edit, words):
@@ -125,7 +125,7 @@ def test_a_file_of_another_network_is_refused_with_the_first_layer_that_differs(
         quantization_file.read(file, other.graph)
     for text in ("", "[]", '{"dtype": "int8"', "\x00"):
         file.write_text(text)
-        with pytest.raises(TvmMobilenetError, match=r"is no quantization\.json"):
+        with pytest.raises(TvmMobilenetError, match=r"is not a quantization\.json"):
             quantization_file.read(file, network.original)
     with pytest.raises(TvmMobilenetError, match="no such file"):
         quantization_file.read(file.parent / "none.json", network.original)

@@ -223,6 +223,6 @@ def test_a_library_that_is_none_is_refused_in_words(copy):
         seal(folder)
         with (
             peak_below(100 << 20),
-            pytest.raises(TvmMobilenetError, match=r"kernels\.o is no whole ELF file of aarch64"),
+            pytest.raises(TvmMobilenetError, match=r"kernels\.o is not a whole ELF file of aarch64"),
         ):
             assert not built.read(folder).target, how

@@ -20,7 +20,7 @@ def test_a_program_is_run_to_its_end_with_its_input_and_both_outputs():
     code = "import sys; d = sys.stdin.buffer.read(); sys.stderr.write('w' * 200_000); print(len(d)); sys.exit(3)"
     done = programs.run([sys.executable, "-S", "-c", code], data)
     assert (done.code, done.out, len(done.words)) == (3, f"{len(data)}\n", 200_000)
-    assert programs.run(["sh", "-c", "exit 0"], data).code == 0, "a program that reads nothing is no error"
+    assert programs.run(["sh", "-c", "exit 0"], data).code == 0, "a program that reads nothing is not an error"
     with pytest.raises(subprocess.TimeoutExpired):
         programs.run(["sleep", "60"], seconds=0.1)
     with pytest.raises(FileNotFoundError):
@@ -44,7 +44,7 @@ def test_a_board_behind_ssh_that_prints_without_end(tmp_path, printed):
     ssh.write_text(f"#!/bin/sh\nexec {printed}\n")
     ssh.chmod(0o755)
     with peak_below(150 << 20):
-        with pytest.raises(BoardError, match="without end"):
+        with pytest.raises(BoardError, match="does not end"):
             Tunnel(address.parse("ssh://pi@board"), shlex.quote(str(ssh)))
-        with pytest.raises(BoardError, match="without end"):
+        with pytest.raises(BoardError, match="does not end"):
             Destination.parse("ssh://pi@board/srv", str(ssh)).run("true")

@@ -115,7 +115,7 @@ def test_objects_are_refused(tmp_path, good, place, config, flag):
         with contextlib.suppress(TvmMobilenetError):
             load(path)  # these bytes are numbers, whatever they mean to others
     else:
-        refused(path, "pickle|no file of the archive")
+        refused(path, "pickle|not a file of the archive")
     assert not mark.exists()
 
 
@@ -226,7 +226,7 @@ def test_expressions_that_are_more_than_arithmetic_are_refused(tmp_path, good, e
 )
 def test_what_is_no_operator_is_not_called(tmp_path, good, target):
     parts = changed(good, GRAPH, lambda p: p["graph_module"]["graph"]["nodes"][-1].update(target=target))
-    refused(written(tmp_path / "m.pt2", parts), "no operator of a network")
+    refused(written(tmp_path / "m.pt2", parts), "not an operator of a network")
 
 
 def spec(kind: str, context: str = "null") -> str:
@@ -240,7 +240,7 @@ def spec(kind: str, context: str = "null") -> str:
         spec("collections.defaultdict", '{"default_factory_module": "os", "default_factory_name": "getcwd"}'),
         spec("builtins.dict", '[{"__enum__": true, "fqn": "os:path"}]'),
         spec("torch.return_types.max"),
-        "no JSON",
+        "not JSON",
         "[" * 100_000,
         "null",
     ],

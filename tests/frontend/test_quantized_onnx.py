@@ -152,7 +152,7 @@ ODD = {
     "the zero point is uint8, the data int8": {"w_zero": np.zeros(OUT, np.uint8)},
     "int16": {"x_zero": np.array(3, np.int16)},
     "a dequantize between them is missing": {"skip": ("xd",)},
-    "an output of this network is whole numbers": {"skip": ("y",)},
+    "an output of this network holds integers": {"skip": ("y",)},
     "an activation with a scale a channel": {
         "x_scale": np.full(CHANNELS, 0.02, np.float32),
         "x_zero": np.zeros(CHANNELS, np.int8),

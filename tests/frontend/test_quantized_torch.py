@@ -120,7 +120,7 @@ def test_programs_that_are_quantized_as_they_run_are_told_what_to_do():
         def forward(self, x):
             return torch.conv2d(x, self.weight("stem"))
 
-    with pytest.raises(TvmMobilenetError, match="quantized as it runs") as e:
+    with pytest.raises(TvmMobilenetError, match="quantized at run time") as e:
         frontend.from_torch(exported(Dynamic()))
     assert "--calibrate" in e.value.hint
     with pytest.raises(TvmMobilenetError, match="only the weights") as e:

@@ -305,7 +305,7 @@ def sixteen(path):
     "make, said",
     [
         (lambda path: floats(path), "quantized dynamically.*--calibrate"),
-        (lambda path: floats(path, alone=True), "in its weights alone.*--calibrate"),
+        (lambda path: floats(path, alone=True), "in its weights only.*--calibrate"),
         (sixteen, "activations are int16.*TFLITE_BUILTINS_INT8"),
     ],
 )

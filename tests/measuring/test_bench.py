@@ -159,7 +159,7 @@ def test_a_document_that_is_not_whole_is_refused_by_field(measured, change, text
 
 @pytest.mark.parametrize("data", [[], None, 3, "text"])
 def test_what_is_no_object_is_no_benchmark(data):
-    with pytest.raises(TvmMobilenetError, match="no benchmark of this version: it is no JSON object"):
+    with pytest.raises(TvmMobilenetError, match="not a benchmark of this version: it is not a JSON object"):
         benchmark.from_data(data)
 
 
@@ -336,7 +336,7 @@ def test_the_comparison_with_time_evaluator_takes_turns_in_one_process(folders):
 @pytest.mark.parametrize(
     "argv, text",
     [
-        (["--threads", "0"], "one at least"),
+        (["--threads", "0"], "at least one is needed"),
         (["--threads", "1,1"], "different"),
         (["--threads", "two"], "--threads"),
         (["--seconds", "0"], "--seconds"),

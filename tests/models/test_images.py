@@ -172,7 +172,7 @@ def test_a_network_that_takes_no_images(tmp_path, shape):
         load_network(ModelOptions(model=model, std=(0.5,)))
     for flag in ({"mean": (0.5,)}, {"crop": 1.0}, {"resize": "squash"}, {"layout": "NCHW"}, {"input": tmp_path}):
         name = next(iter(flag)).replace("_", "-")
-        with pytest.raises(TvmMobilenetError, match=rf"--{name}: net.pt2 takes .* no image") as caught:
+        with pytest.raises(TvmMobilenetError, match=rf"--{name}: net.pt2 takes .* not an image") as caught:
             _ = dataclasses.replace(network, options=ModelOptions(model=model, **flag)).image
         assert "leave out" in caught.value.hint
 

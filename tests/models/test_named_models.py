@@ -94,10 +94,10 @@ def test_a_checkpoint_is_read_as_any_other_and_its_preprocessing_is_in_doubt(imp
     [
         ("timm:tiny_nte", "timm 1.0.31 has no network tiny_nte\n.*did you mean timm:tiny_net"),
         ("torchvision:mobilenet_v7", "has no network mobilenet_v7\n.*did you mean torchvision:mobilenet_v2"),
-        ("timm:", "is no name of a network\n.*for example"),
-        ("timm:hf-hub:somebody/evil", "is no name of a network"),
-        ("timm:../evil", "is no name of a network"),
-        ("torchvision:a b", "is no name of a network"),
+        ("timm:", "is not the name of a network\n.*for example"),
+        ("timm:hf-hub:somebody/evil", "is not the name of a network"),
+        ("timm:../evil", "is not the name of a network"),
+        ("torchvision:a b", "is not the name of a network"),
     ],
 )
 def test_names_that_a_package_has_not(importable, model, words):
@@ -137,7 +137,7 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(mo
         (["--model", "timm:x", "--features"], "--features"),
         (["--model", "timm:x", "--classes", "5"], "trained for its own classes"),
         (["--model", "timm:x", "--weights", "imagenet"], "has these weights already"),
-        (["--model", "timm:x/y"], "no name of a network"),
+        (["--model", "timm:x/y"], "not the name of a network"),
         (["--model", "v2", "--weights", "random"], "seeded weights where none are given"),
         (
             ["--model", "v2", "--weights", "imagenet", "--alpha", "0.5"],
@@ -149,7 +149,7 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(mo
         (["--model", "PROGRAM:net", "--weights", "imagenet"], "takes weights from a file only"),
         (["--model", "PROGRAM:net", "--trust-file"], "names a program to run"),
         (["--model", "gone.py:net"], "gone.py: no such file"),
-        (["--model", "PROGRAM:"], "is no name of a function"),
+        (["--model", "PROGRAM:"], "is not the name of a function"),
         (["--model", "PROGRAM"], "a Python program.*--model FILE.py:FUNCTION, which runs it"),
     ],
 )

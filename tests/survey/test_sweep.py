@@ -94,9 +94,9 @@ def test_alphas_and_resolutions_given_replace_the_published_ones():
         (["--alphas", "half"], "--alphas half: not numbers"),
         (["--resolutions", "100"], "the nearest are 96 or 128"),
         (["--budget", "60"], "the unit is missing"),
-        (["--budget", "60MB"], "'MB' is no unit of time"),
+        (["--budget", "60MB"], "'MB' is not a unit of time"),
         (["--budget", "0ms"], "no time above zero"),
-        (["--memory", "64ms"], "'ms' is no unit of amount of memory"),
+        (["--memory", "64ms"], "'ms' is not a unit of amount of memory"),
         (["--budget", "60ms", "--cores", "3"], "rpi4 has 4"),
     ],
 )

@@ -40,7 +40,7 @@ def seconds(values: Sequence, where: str, what: str) -> list[float]:
     found = list(values)
     if not found or not all(is_number(value) and value >= 0 for value in found):
         told = next((v for v in found if not (is_number(v) and v >= 0)), "none")
-        raise BoardError(f"{where}: {what}: {plain(str(told))[:60]} is no time", _REMEDY)
+        raise BoardError(f"{where}: {what}: {plain(str(told))[:60]} is not a time", _REMEDY)
     return [float(value) for value in found]
 
 
@@ -95,7 +95,7 @@ def parsed(text: str, where: str) -> dict:
     except ValueError as e:
         raise BoardError(f"{where}: its answer cannot be read: {plain(str(e))[:200]}", _REMEDY) from None
     if not isinstance(found, dict):
-        raise BoardError(f"{where}: its answer is no object", _REMEDY)
+        raise BoardError(f"{where}: its answer is not an object", _REMEDY)
     return found
 
 
@@ -109,7 +109,7 @@ def _plain_data(value: object, depth: int):
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, (int, float)) and not -FAR < value < FAR:
-        raise ValueError("a number without end")
+        raise ValueError("a number of too many digits")
     return value
 
 

@@ -65,7 +65,7 @@ def read() -> bytes:
     with open(opened, "rb") as stream:
         status = os.fstat(opened)
         if not stat.S_ISREG(status.st_mode):
-            raise TvmMobilenetError(f"the token {file} is no file", _REMEDY)
+            raise TvmMobilenetError(f"the token {file} is not a file", _REMEDY)
         if status.st_mode & 0o077:
             mode = stat.S_IMODE(status.st_mode)
             raise TvmMobilenetError(f"the token {file} has mode {mode:04o}: others can read it", f"chmod 600 {file}")

@@ -260,7 +260,7 @@ def read(path: str | Path, signers: signature.Signers | None = None) -> Bundle:
         kept = {name: files[name] for name in known if name in files}
     except (OSError, ValueError, EOFError, OverflowError, zlib.error, tarfile.TarError) as e:
         raise TvmMobilenetError(
-            f"{path} is no whole bundle: {reason(e)}",
+            f"{path} is not a whole bundle: {reason(e)}",
             "python -m tvm_mobilenet.build --bundle FILE makes one",
         ) from None
     try:

@@ -40,7 +40,8 @@ def refuse_others_files(path: Path) -> set[str]:
             foreign = [name for name in there if name not in known]
     if foreign:
         raise TvmMobilenetError(
-            f"--bundle {path}: the folder holds {', '.join(foreign[:3])}{', …' * (len(foreign) > 3)}, of no bundle",
+            f"--bundle {path}: the folder holds {', '.join(foreign[:3])}{', …' * (len(foreign) > 3)}, which belongs to "
+            "no bundle",
             "name a folder that does not exist yet, or a .tar.gz",
         )
     return known

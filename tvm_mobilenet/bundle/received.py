@@ -51,7 +51,7 @@ class _Member(tarfile.TarInfo):
     def frombuf(cls, buf, encoding, errors):
         found = super().frombuf(buf, encoding, errors)
         if found.size < 0 or found.type not in (*_PLAIN, *_ABOUT):
-            raise ValueError(f"{found.name[:80]!a} in it is no plain file")
+            raise ValueError(f"{found.name[:80]!a} in it is not a plain file")
         if found.type in _ABOUT and found.size > _MOST_ABOUT:
             raise ValueError(f"a header in it has {found.size:,} bytes")
         return found
@@ -94,7 +94,7 @@ def files_of(path: Path) -> dict[str, bytes]:
         try:
             return _from_tar(io.BufferedReader(_Limited(source, most), 1 << 16))
         except RecursionError:  # each header about the next one recurses
-            raise ValueError("it has headers about headers without end") from None
+            raise ValueError("it has headers about headers that never end") from None
 
 
 def _from_folder(path: Path) -> dict[str, bytes]:
@@ -128,7 +128,7 @@ def _from_tar(stream: BinaryIO) -> dict[str, bytes]:
             if member.isdir():
                 continue
             if not member.isreg() or member.issparse():
-                raise ValueError(f"{name!a} in it is no plain file")
+                raise ValueError(f"{name!a} in it is not a plain file")
             parts = PurePosixPath(member.name).parts
             if member.name.startswith("/") or ".." in parts or not parts or len(parts) > 3:
                 raise ValueError(f"{name!a} in it lies outside of the bundle")
@@ -161,7 +161,7 @@ def manifest_of(files: dict[str, bytes]) -> dict:
         raise ValueError("the manifest's hash differs")
     manifest = json_text.parse(text.decode(), unique=True)
     if not isinstance(manifest, dict):
-        raise ValueError("its manifest is no JSON object")
+        raise ValueError("its manifest is not a JSON object")
     if type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
         raise ValueError(f"format {json.dumps(manifest.get('format'))[:40]}, this reads {FORMAT}")
     for key, pattern in (("name", _NAME), ("id", _ID)):

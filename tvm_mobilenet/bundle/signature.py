@@ -108,7 +108,7 @@ def require_key(key: Path) -> None:
         raise TvmMobilenetError(f"--sign {key}: {why}", "ssh-keygen -t ed25519 -f FILE makes a key")
     done = programs.run([program, "-l", "-f", str(key.absolute())], seconds=_SECONDS)
     if done.code and not _is_closed(key):
-        raise TvmMobilenetError(f"--sign {key} is no key: {_last(done)}", "ssh-keygen -t ed25519 -f FILE makes one")
+        raise TvmMobilenetError(f"--sign {key} is not a key: {_last(done)}", "ssh-keygen -t ed25519 -f FILE makes one")
 
 
 def _is_closed(key: Path) -> bool:
@@ -167,7 +167,7 @@ def verify(data: bytes, signature: bytes, signers: Signers) -> str:
             if not done.code:
                 return name
             why = _last(done)
-    raise VerificationError(f"its signature is of no signer in {signers.path}: {why}", _REMEDY)
+    raise VerificationError(f"its signature is from no signer in {signers.path}: {why}", _REMEDY)
 
 
 _REMEDY = "do not trust it; `build --bundle FILE --sign KEY` makes a signed one"

@@ -221,7 +221,7 @@ def require_free(folder: Path) -> None:
         if not folder.exists() and not folder.is_symlink():
             return
         if not folder.is_dir():
-            raise TvmMobilenetError(f"cannot write the dump {folder}: it is no folder", other)
+            raise TvmMobilenetError(f"cannot write the dump {folder}: it is not a folder", other)
         names = sorted(path.name for path in folder.iterdir())
         text, own = folder / TEXT, False
         if text.is_file() and not text.is_symlink():

@@ -101,8 +101,8 @@ def require(
         )
     if wrong and wrong.beyond:
         raise VerificationError(
-            f"sums of {where}, leave the range of float16 on these inputs: what it gives for them is no number, or one "
-            "that an activation made of none",
+            f"sums of {where}, leave the range of float16 on these inputs: its results there are infinite or NaN, or "
+            "an activation has clamped them",
             CALIBRATE,
         )
     if wrong:

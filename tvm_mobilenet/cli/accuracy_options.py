@@ -46,7 +46,7 @@ def share(text: str) -> float:
     """An argparse type: a share of 1 such as 0.6 or 60%"""
     value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share of 1; try 0.6 or 60%")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share of 1; try 0.6 or 60%")
     return value
 
 
@@ -94,7 +94,7 @@ def refuse_alone(args: argparse.Namespace, target) -> None:
         if args.min_accuracy is not None:
             raise TvmMobilenetError("--min-accuracy needs labelled images", "add --data FOLDER")
     elif args.min_accuracy is None and args.max_drop is None:
-        refuse(args, ("--data", "--truth", "--limit"), "no accuracy is asked for", "add --min-accuracy or --max-drop")
+        refuse(args, ("--data", "--truth", "--limit"), "no accuracy is required", "add --min-accuracy or --max-drop")
 
 
 def needs(args: argparse.Namespace, model, target, modules: tuple[str, ...], flag: str) -> tuple[tuple[str, ...], str]:

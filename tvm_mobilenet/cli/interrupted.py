@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 UNCHANGED = "nothing was changed"
 KEPT = {  # by verb, filled in with its arguments
     "accuracy": UNCHANGED,
     "agent": "no session is left",
     "bench": "no measurement was complete, so none is recorded",
-    "build": "the module is incomplete; the same command builds it again",
+    "build": "module and bundle are complete, each new or as before; the same command builds again",
     "complexity": UNCHANGED,
     "doctor": UNCHANGED,
     "factorize": UNCHANGED,
@@ -35,6 +36,8 @@ def words(verb: str, args: argparse.Namespace) -> str:
     if verb not in KEPT:
         return "interrupted"
     known = vars(args)
+    if verb == "sweep" and not Path(args.estimates).exists():
+        return "interrupted: no estimate was complete yet; the same command starts again"
     if verb == "tune":
         from tvm_mobilenet.tune_logs.log import trials_of
 

@@ -51,7 +51,7 @@ def call(function: F) -> F:
         progress = how.get("progress", True)
         try:
             if not (callable(progress) or isinstance(progress, bool)):
-                raise TvmMobilenetError(f"progress={shown(progress)} is no function", "give one, True or False")
+                raise TvmMobilenetError(f"progress={shown(progress)} is not a function", "give one, True or False")
             system.require_posix("this")
             listener = progress if callable(progress) else None if progress else (lambda line: None)
             with console.told_to(listener), console.worded(named):
@@ -104,7 +104,7 @@ def whole(name: str, value: object, least: int = 1, most: float = math.inf) -> i
         raise wrong(name, value, "is not of type int")
     if not least <= operator.index(value) <= most:
         limits = f"from {least}" if most == math.inf else f"from {least} to {most:,}"
-        raise wrong(name, value, f"is no whole number {limits}")
+        raise wrong(name, value, f"is not a whole number {limits}")
     return operator.index(value)
 
 
@@ -120,7 +120,7 @@ def number(name: str, value: object, most: float = math.inf, above: float = 0.0)
         raise wrong(name, value, "is not of type int or float")
     if not (math.isfinite(value) and above < value <= most):
         limits = f" above {above:g}" * (above > -math.inf) + f" and at most {most:g}" * (most < math.inf)
-        raise wrong(name, value, f"is no finite number{limits}")
+        raise wrong(name, value, f"is not a finite number{limits}")
     return value if isinstance(value, int | float) else float(value)
 
 
@@ -136,7 +136,7 @@ def several(name: str, value: object, kind: Callable[[str, object], object]) -> 
         value = list(value)  # type: ignore[call-overload]
     ones = value if isinstance(value, list | tuple | set | frozenset | range) else (value,)
     if not ones:
-        raise wrong(name, value, "is empty", "give one at least, or leave it out")
+        raise wrong(name, value, "is empty", "give at least one, or leave it out")
     return tuple(kind(name, one) for one in ones)
 
 
@@ -200,10 +200,10 @@ def path_of(name: str, value: object) -> str:
         The value is no path, such as None, a number or bytes.
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        raise wrong(name, value, "is no path", "give a str or a pathlib.Path")
+        raise wrong(name, value, "is not a path", "give a str or a pathlib.Path")
     found = os.fspath(value)
     if "\0" in found or not found:
-        raise wrong(name, value, "is no path", 'give a name; the working directory is "."')
+        raise wrong(name, value, "is not a path", 'give a name; the working directory is "."')
     return found
 
 

@@ -288,7 +288,7 @@ def numbers(text: str) -> tuple[int, ...]:
     """An argparse type: whole numbers from zero with commas, none twice."""
     found = tuple(int(part) for part in text.split(","))
     if min(found) < 0 or len(set(found)) != len(found):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of different numbers; try 0,1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different numbers; try 0,1")
     return found
 
 
@@ -306,7 +306,7 @@ def counts(text: str) -> tuple[int, ...]:
     """An argparse type: as ``numbers``, from one."""
     found = numbers(text)
     if min(found) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: one at least")
+        raise argparse.ArgumentTypeError(f"{text!r}: at least one is needed")
     return found
 
 
@@ -317,7 +317,7 @@ def percentage(text: str) -> float:
     """
     value = float(text.removesuffix("%"))
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no percentage; try 5%")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage; try 5%")
     return value / 100
 
 
@@ -325,7 +325,7 @@ def image_size(text: str) -> int | tuple[int, int]:
     """An argparse type: pixels, or ``192x256`` for height and width."""
     sides = tuple(int(part) for part in text.lower().split("x"))
     if len(sides) > 2 or min(sides) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; try 224, or 192x256 for height and width")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; try 224, or 192x256 for height and width")
     return sides[0] if len(set(sides)) == 1 else sides
 
 
@@ -367,5 +367,5 @@ def time_span(text: str) -> float:
     """An argparse type: seconds, or ``90s``, ``7m``, ``2h``."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; try 90s, 7m or 2h")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; try 90s, 7m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

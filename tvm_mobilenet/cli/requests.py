@@ -236,7 +236,7 @@ def target_of(target: str | Target) -> Target:
     if isinstance(target, str | os.PathLike):
         return targets.load(os.fspath(target))
     if not isinstance(target, targets.Target):
-        raise keywords.wrong("target", target, "is no target", f"give one of {', '.join(targets.names())}")
+        raise keywords.wrong("target", target, "is not a target", f"give one of {', '.join(targets.names())}")
     return target
 
 

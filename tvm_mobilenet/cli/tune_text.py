@@ -157,7 +157,7 @@ def write_page(result: TuneResult, folder: Path) -> Path:
     try:
         vega.require("a page with charts")
     except MissingDependencyError as error:
-        console.say(f"note: {path} has tables alone: {error.message}; {error.hint}")
+        console.say(f"note: {path} holds only tables: {error.message}; {error.hint}")
         charts = False
     tune_page.page(result, COLUMNS, rows_of(result), totals_of(result)).write(path, "--output", charts)
     return path

@@ -264,7 +264,7 @@ class DaskWorkers:
             del self._asked[address]  # it is asked again if it is still there
             return
         except (ValueError, KeyError, TypeError, AttributeError) as e:
-            different = f"it is no worker for this: {e}"
+            different = f"it cannot work on this: {e}"
         if different:
             del self._asked[address]
             self._refuse(worker, different)

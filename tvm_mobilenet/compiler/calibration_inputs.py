@@ -172,12 +172,12 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             with path.open("rb") as stored, archives.opened(stored) as file:
                 size = sum(info.file_size for info in file.infolist())
                 if size > MOST_BYTES:
-                    raise ValueError(f"its arrays have {size:,} bytes, {MOST_BYTES:,} are the most")
+                    raise ValueError(f"its arrays have {size:,} bytes; the limit is {MOST_BYTES:,}")
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
         else:
             if path.stat().st_size > MOST_BYTES:
-                raise ValueError(f"it has {path.stat().st_size:,} bytes, {MOST_BYTES:,} are the most")
+                raise ValueError(f"it has {path.stat().st_size:,} bytes; the limit is {MOST_BYTES:,}")
             found = {path.name: stored_array(path)}
     except Exception as e:  # numpy, zipfile and zlib raise a dozen kinds of errors
         raise TvmMobilenetError(

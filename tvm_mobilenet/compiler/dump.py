@@ -112,13 +112,15 @@ def _clear(folder: Path) -> None:
         return
     other = "give --dump a folder that does not exist yet, or an earlier dump, which is replaced"
     if not folder.is_dir():
-        raise TvmMobilenetError(f"cannot write the dump {folder}: it is no folder", other)
+        raise TvmMobilenetError(f"cannot write the dump {folder}: it is not a folder", other)
     found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if not p.is_dir() or p.is_symlink()}
     if not found and not any(folder.iterdir()):
         return
     written = _written(folder / INDEX)
     if not written:
-        raise TvmMobilenetError(f"cannot write the dump {folder}: it holds other files, and is no earlier dump", other)
+        raise TvmMobilenetError(
+            f"cannot write the dump {folder}: it holds other files, and is not an earlier dump", other
+        )
     foreign = sorted(
         name for name, path in found.items() if name not in written or path.is_symlink() or not path.is_file()
     )

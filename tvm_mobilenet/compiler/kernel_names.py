@@ -175,7 +175,7 @@ def parse(name: str) -> KernelName:
             tile = tuple(map(int, end["tile"].split("x"))) if end["tile"] else ()
             lanes, k_block = int(end["lanes"] or 0), int(end["k_block"] or 0)
             return KernelName(layer, end["core"], tile, lanes, k_block, bool(end["dual_issue"]))
-    raise ValueError(f"{name!r} is no kernel's name: kind_dtype_shape, words, tile, packing and core are")
+    raise ValueError(f"{name!r} is not a kernel's name: kind_dtype_shape, words, tile, packing and core are")
 
 
 def _layer(words: list[str]) -> Layer | None:

@@ -97,7 +97,7 @@ class BuiltModule:
                 return targets.load(self.info["target"])
             except TvmMobilenetError as e:
                 raise TvmMobilenetError(
-                    f"{self.folder} was built by a version that kept its target's name alone: {e.message}",
+                    f"{self.folder} was built by a version that kept only the name of its target: {e.message}",
                     "build it again",
                 ) from None
         target = stored.from_data(self.target_data, str(self.folder / PLAN))
@@ -127,7 +127,7 @@ class BuiltModule:
                 raise TvmMobilenetError(f"{e.message}; {self.folder / PLAN} says what it may use", AGAIN) from None
             except (ValueError, IndexError, struct.error) as e:
                 raise TvmMobilenetError(
-                    f"{path} is no whole ELF file of {target.architecture}: {reason(e)}", AGAIN
+                    f"{path} is not a whole ELF file of {target.architecture}: {reason(e)}", AGAIN
                 ) from None
 
     @property
@@ -217,7 +217,7 @@ def read(folder: str | Path) -> BuiltModule:
             raise ValueError(f"it names a file {min(odd)[:80]!a}, which no build has")
         known = {layer.layer for layer in layers}
         if missing := [step for step in plan.steps if step.layer not in known]:
-            raise ValueError(f"it tells no decisions of {missing[0].name}, {missing[0].layer[:80]}")
+            raise ValueError(f"it has no decisions for {missing[0].name}, {missing[0].layer[:80]}")
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise TvmMobilenetError(
             f"{folder} holds no built module: {PLAN} cannot be read: {reason(e)}",

@@ -84,7 +84,7 @@ def parsed(path: Path) -> dict:
     """
     data = json_text.parse(reading.text(path, MOST_BYTES), unique=True)
     if not isinstance(data, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return data
 
 
@@ -104,7 +104,7 @@ def read(path: str | Path, graph: LayerGraph) -> Quantization:
         if data.get("dtype") != DTYPE:
             raise ValueError(f"dtype is {data.get('dtype')!r}, not {DTYPE!r}")
     except (OSError, ValueError, UnicodeDecodeError) as e:
-        raise TvmMobilenetError(f"{flag} is no {FILE}: {reason(e)}", f"give the {FILE} of a build") from None
+        raise TvmMobilenetError(f"{flag} is not a {FILE}: {reason(e)}", f"give the {FILE} of a build") from None
     if "network" in data and data["network"] != fingerprint(graph):
         raise TvmMobilenetError(
             f"{flag} is of another network: {_difference(data, graph)}",
@@ -121,7 +121,7 @@ def read(path: str | Path, graph: LayerGraph) -> Quantization:
         return replace(Quantization.from_data(data), file=str(path))
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         what = f"{e.args[0]} is missing" if isinstance(e, KeyError) else reason(e)
-        raise TvmMobilenetError(f"{flag}: {what}", "put it right, or leave out --quantization") from None
+        raise TvmMobilenetError(f"{flag}: {what}", "correct it, or leave out --quantization") from None
 
 
 def _difference(data: dict, graph: LayerGraph) -> str:
@@ -143,11 +143,11 @@ def _difference(data: dict, graph: LayerGraph) -> str:
 def _other_weights(told: dict, graph: LayerGraph) -> str:
     """The first constant that differs from the one in the file; empty if none does, or the file has none."""
     if not isinstance(told, dict):
-        raise ValueError("weights is no object")
+        raise ValueError("weights is not an object")
     for name, (size, part) in weights_of(graph).items() if told else ():
         one = told.get(name)
         if not isinstance(one, list) or len(one) != 2 or not all(map(is_number, one)):
-            raise ValueError(f"weights of {name}: {json.dumps(one)[:80]} is no magnitude and part")
+            raise ValueError(f"weights of {name}: {json.dumps(one)[:80]} is not a magnitude and part")
         if abs(one[0] - size) > SAME_WEIGHTS * size or abs(one[1] - part) > SAME_WEIGHTS:
             return name
     return ""
@@ -161,7 +161,7 @@ def _check(data: dict, graph: LayerGraph) -> None:
     for key, known in (("scales", values), ("inner", set(calls)), ("shifts", set(calls)), ("factors", set(makers))):
         table = data[key] if key != "factors" else data.get(key, {})
         if not isinstance(table, dict):
-            raise ValueError(f"{key} is no object")
+            raise ValueError(f"{key} is not an object")
         if odd := sorted(set(table) - known):
             raise ValueError(f"{key} of {odd[0]}: the network has no such {'value' if known is values else 'layer'}")
         for name, one in table.items():
@@ -179,12 +179,12 @@ def _check(data: dict, graph: LayerGraph) -> None:
 
 def _check_scale(what: str, scale: object) -> None:
     if not isinstance(scale, dict) or set(scale) != {"step", "zero"}:
-        raise ValueError(f"{what}: {json.dumps(scale)[:80]} is no step and zero")
+        raise ValueError(f"{what}: {json.dumps(scale)[:80]} is not a step and zero")
     step, zero = scale["step"], scale["zero"]
     if not is_number(step) or not 0 < step <= LARGEST or step < 1 / LARGEST:
-        raise ValueError(f"{what}: step {step!r} is no number above 0, up to {LARGEST:g}")
+        raise ValueError(f"{what}: step {step!r} is not a number above 0, up to {LARGEST:g}")
     if type(zero) is not int or not LOW <= zero <= HIGH:
-        raise ValueError(f"{what}: zero {zero!r} is no whole number from {LOW} to {HIGH}")
+        raise ValueError(f"{what}: zero {zero!r} is not a whole number from {LOW} to {HIGH}")
 
 
 def _check_numbers(what: str, numbers: object, count: int, positive: bool) -> None:
@@ -193,4 +193,4 @@ def _check_numbers(what: str, numbers: object, count: int, positive: bool) -> No
         raise ValueError(f"{what}: {there} numbers, the layer has {count} channels")
     for i, x in enumerate(numbers):
         if not is_number(x) or abs(x) > LARGEST or (positive and x < 1 / LARGEST):
-            raise ValueError(f"{what}: {x!r} of channel {i} is no {'factor' if positive else 'finite number'}")
+            raise ValueError(f"{what}: {x!r} of channel {i} is not a {'factor' if positive else 'finite number'}")

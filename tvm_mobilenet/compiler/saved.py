@@ -25,7 +25,7 @@ def copy_to(module: BuiltModule, folder: Path) -> None:
         A file of the model is gone, or ``folder`` has files that are not a build.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / PLAN).is_file():
-        raise TvmMobilenetError(f"{folder} holds something that is no build", "choose a new or an empty folder")
+        raise TvmMobilenetError(f"{folder} holds something that is not a build", "choose a new or an empty folder")
     models = model_files.places(module)
     own = {*OWN, *(path.name for path in models)}
     with lock.held(folder, f"saved to ({module.folder})", "folder"), replacing_own(folder, own, PLAN) as new:

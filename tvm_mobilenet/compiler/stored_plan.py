@@ -88,14 +88,14 @@ def check(data: object) -> None:
         for i, port in enumerate(data["plan"][side]):
             where = f"the plan.plan.{side}[{i}]"
             if not isinstance(port, list) or len(port) != 2:
-                raise ValueError(f"{where} is no name with its tensor")
+                raise ValueError(f"{where} is not a name with its tensor")
             if found := wrong(port[0], _NAME, where) or wrong(port[1], _TENSOR, where):
                 raise ValueError(found[:300])
     for step in data["plan"]["steps"]:
         try:
             Layer.parse(step["layer"])
         except (ValueError, TypeError, LookupError, ArithmeticError) as e:
-            raise ValueError(f"{step['name']} computes {step['layer'][:80]!r}, which is no layer") from e
+            raise ValueError(f"{step['name']} computes {step['layer'][:80]!r}, which is not a layer") from e
 
 
 def check_places(plan: Plan) -> None:

@@ -50,7 +50,7 @@ class _Elf:
     def __init__(self, path: Path):
         self.data = path.read_bytes()
         if self.data[:4] != b"\x7fELF" or self.data[5] != 1:
-            raise ValueError(f"{path} is no little-endian ELF file")
+            raise ValueError(f"{path} is not a little-endian ELF file")
         self.form = form = _Form(self.data[4] == 2)
         self.header = list(form.header.unpack_from(self.data))
         self.sections = [

@@ -119,12 +119,12 @@ def class_words(network) -> ClassWords:
     if network.classes < 2 or network.scores == "value":
         shapes = ", ".join(str(port.shape) for port in network.signature.outputs)
         raise TvmMobilenetError(
-            f"{title} does not classify: it returns {shapes}", "accuracy is of networks with a score for each class"
+            f"{title} does not classify: it returns {shapes}", "accuracy needs a network with a score for each class"
         )
     if network.image is None:
         shapes = ", ".join(f"{port.name} {port.shape}" for port in network.signature.inputs)
         raise TvmMobilenetError(
-            f"{title} takes no images, but {shapes}", "accuracy is of networks whose input is an image"
+            f"{title} takes no images, but {shapes}", "accuracy needs a network whose input is an image"
         )
     return ClassWords(network.classes, network.labels)
 

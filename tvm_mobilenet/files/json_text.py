@@ -27,7 +27,7 @@ def parse(text: str, unique: bool = False) -> object:
 
 
 def _refuse(constant: str):
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict:

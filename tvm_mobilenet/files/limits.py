@@ -44,7 +44,7 @@ def check_tensor(elements: int, item_bytes: int, what: str) -> None:
     """
     if elements * item_bytes > MOST_TENSOR_BYTES:
         raise TvmMobilenetError(
-            f"{what} would take {elements * item_bytes / 2**20:,.0f} MiB; {MOST_TENSOR_BYTES >> 20:,} MiB are the most",
+            f"{what} would take {elements * item_bytes / 2**20:,.0f} MiB; the limit is {MOST_TENSOR_BYTES >> 20:,} MiB",
             "give a smaller --batch or --resolution, or export the model for smaller images",
         )
 

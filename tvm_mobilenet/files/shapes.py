@@ -116,7 +116,7 @@ def wrong(value: object, shape: object, path: str) -> str:
 
 def _wrong_list(value: object, shape: Many, path: str) -> str:
     if not isinstance(value, list):
-        return f"{path} is no list"
+        return f"{path} is not a list"
     if not shape.least <= len(value) <= shape.most:
         return f"{path} has {len(value):,} parts, from {shape.least:,} to {shape.most:,} are read"
     return next(filter(None, (wrong(v, shape.shape, f"{path}[{i}]") for i, v in enumerate(value))), "")
@@ -124,7 +124,7 @@ def _wrong_list(value: object, shape: Many, path: str) -> str:
 
 def _wrong_table(value: object, shape: dict, path: str) -> str:
     if not isinstance(value, dict):
-        return f"{path} is no object"
+        return f"{path} is not an object"
     if str in shape:
         return next(filter(None, (wrong(v, shape[str], f"{path}.{k}") for k, v in value.items())), "")
     for key, inner in shape.items():

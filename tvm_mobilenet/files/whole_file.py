@@ -272,7 +272,7 @@ def folder_to_write(text: str) -> Path:
     real = Path(os.path.realpath(text))
     try:
         there = next(p for p in (real, *real.parents) if p.exists())
-        why = _closed(there) if there.is_dir() else f"{there} is no folder"
+        why = _closed(there) if there.is_dir() else f"{there} is not a folder"
     except OSError as e:
         why = e.strerror
     if why:

@@ -27,7 +27,7 @@ _OTHERS = {  # kinds of file that cannot be read yet, and the way to convert eac
     ".engine": ("a TensorRT engine", "export the model to ONNX from where it was trained"),
     ".trt": ("a TensorRT engine", "export the model to ONNX from where it was trained"),
     ".ort": ("ONNX Runtime's own format", "give the .onnx file that it was made from"),
-    ".npz": ("an archive of arrays", "give an .onnx, .tflite or .pt2 file: weights alone are no model"),
+    ".npz": ("an archive of arrays", "give an .onnx, .tflite or .pt2 file: weights without a model"),
     ".gz": ("an archive", "unpack it and give the .onnx, .tflite or .pt2 file"),
     ".zip": ("an archive", "unpack it and give the .onnx, .tflite or .pt2 file"),
     ".py": ("a Python program", "say what makes the model in it: --model FILE.py:FUNCTION, which runs it"),

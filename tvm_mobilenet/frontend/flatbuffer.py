@@ -55,7 +55,7 @@ class Table:
         """A vector of tables, ``most`` of them at most."""
         places = self.array(field, np.uint32)
         if len(places) > most:
-            raise Damaged(f"it has {len(places):,} {what}, {most:,} are the most")
+            raise Damaged(f"it has {len(places):,} {what}; the limit is {most:,}")
         start = self._start(field)
         return [Table(self.data, start + _OFFSET * i + int(offset)) for i, offset in enumerate(places)]
 

@@ -109,7 +109,8 @@ def _read_and_run(path: Path, inputs: list) -> tuple[list, list, tuple[str, ...]
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise TvmMobilenetError(
-            f"{path} cannot be verified: what ran it gave no outputs", "export it again, or export the model to ONNX"
+            f"{path} cannot be verified: the process that ran it gave no outputs",
+            "export it again, or export the model to ONNX",
         ) from None
     told = [iter(ys) for ys in before]
     return (

@@ -83,7 +83,7 @@ def _arguments(given: object) -> tuple:
         )
     for i, one in enumerate(arguments):
         if not isinstance(one, torch.Tensor):
-            raise TvmMobilenetError(f"example_inputs[{i}] is of type {type(one).__name__}", "give tensors alone")
+            raise TvmMobilenetError(f"example_inputs[{i}] is of type {type(one).__name__}", "give only tensors")
     return tuple(arguments)
 
 

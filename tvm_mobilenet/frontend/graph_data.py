@@ -66,7 +66,7 @@ class Program:
                 specs.append(SimpleNamespace(kind=kinds.USER_INPUT, arg=SimpleNamespace(name=name), target=None))
         nodes = _list(data, "nodes")
         if len(nodes) > _MOST_NODES:
-            raise ValueError(f"{len(nodes):,} operators, {_MOST_NODES:,} are the most")
+            raise ValueError(f"{len(nodes):,} operators; the limit is {_MOST_NODES:,}")
         for given in nodes:
             self._add_call(given)
         outputs = [self._node(name) for name in _list(data, "outputs")]

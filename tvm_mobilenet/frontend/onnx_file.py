@@ -166,7 +166,7 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise TvmMobilenetError(
-            f"{path}: {', '.join(missing[:3])}{more} is no input, initialiser or output of an earlier node",
+            f"{path}: {', '.join(missing[:3])}{more} is not an input, initialiser or output of an earlier node",
             "export the model with its weights",
         )
     read = onnx_quantized.read_by_others(graph)

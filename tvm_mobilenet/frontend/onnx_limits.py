@@ -86,7 +86,7 @@ def check_graph(model: onnx.ModelProto, path: Path) -> None:
         for name in _names(graph):
             if len(name) > limits.MOST_NAME:
                 raise TvmMobilenetError(
-                    f"{path}: a name has {len(name):,} characters, {limits.MOST_NAME:,} are the most: {name[:40]}…",
+                    f"{path}: a name has {len(name):,} characters; the limit is {limits.MOST_NAME:,}: {name[:40]}…",
                     "export the model with shorter names",
                 )
     if count > limits.MOST_NODES:
@@ -265,7 +265,7 @@ def _check_external(tensor: onnx.TensorProto, name: str, path: Path) -> None:
         )
     if not real.is_file():
         raise TvmMobilenetError(
-            f"{path}: not a whole ONNX file: the weights {name} should be stored in {place[:80]}, which is no file",
+            f"{path}: not a whole ONNX file: the weights {name} should be stored in {place[:80]}, which is not a file",
             "its external data (.onnx.data) may be missing beside it",
         )
     try:

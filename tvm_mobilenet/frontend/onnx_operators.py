@@ -107,7 +107,7 @@ def _resize(bb, inputs, attrs, otherwise):
     shape = [int(d) for d in x.ty.shape]
     axes = [a % len(shape) for a in axes] or list(range(len(shape)))
     if attrs.get("antialias") or _text(attrs.get("keep_aspect_ratio_policy", "stretch")) != "stretch":
-        raise ValueError("antialias and keep_aspect_ratio_policy are not computed; export it with sizes, without them")
+        raise ValueError("antialias and keep_aspect_ratio_policy are not supported; export it with sizes, without them")
     if len(inputs) > 2 and inputs[2] is not None:
         scales = np.ones(len(shape))
         scales[axes] = _numpy(inputs[2]).astype(np.float64)

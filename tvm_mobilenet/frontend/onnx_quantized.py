@@ -23,7 +23,7 @@ _FLOAT = "give the float32 model with --dtype int8 and --calibrate FOLDER, or qu
 _OTHERS = {
     **dict.fromkeys(("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"), ("dynamically", _FLOAT)),
     **dict.fromkeys(("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"), ("dynamically", _FLOAT)),
-    **dict.fromkeys(("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"), ("in its weights alone", _FLOAT)),
+    **dict.fromkeys(("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"), ("in its weights only", _FLOAT)),
     **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul", "QLinearConcat"), ("", _QDQ)),
     **dict.fromkeys(("QLinearGlobalAveragePool", "QLinearAveragePool", "QLinearSigmoid", "QGemm"), ("", _QDQ)),
     **dict.fromkeys(("QLinearSoftmax", "QLinearLeakyRelu", "QLinearConvTranspose", "QLinearReduceMean"), ("", _QDQ)),
@@ -89,7 +89,7 @@ def require_pairs(graph: onnx.GraphProto) -> None:
             if name in made:
                 whole = made[name].name or name
                 raise TvmMobilenetError(
-                    f"{node.op_type} at {node.name or node.output[0]} reads the whole numbers of {whole}: a "
+                    f"{node.op_type} at {node.name or node.output[0]} reads the integers of {whole}: a "
                     "dequantize between them is missing",
                     _QDQ,
                 )

@@ -151,7 +151,7 @@ def _json(data: bytes, member: zipfile.ZipInfo) -> dict:
         raise Refused(f"{member.filename[:80]!a} has {len(data):,} bytes of JSON, {MOST_JSON_BYTES:,} are read", TRUST)
     value = json_text.parse(data.decode())
     if not isinstance(value, dict):
-        raise ValueError(f"{member.filename[:80]!a} is no JSON object")
+        raise ValueError(f"{member.filename[:80]!a} is not a JSON object")
     return value
 
 
@@ -176,7 +176,7 @@ def _records(path: Path, kind: str, payload: dict, found: dict) -> dict[str, dic
         if entry.get("use_pickle") is not False or _PICKLED.fullmatch(file):
             raise Refused(f"{where} is a pickle, which can run any program", TRUST)
         if not _RECORD.fullmatch(file) or f"data/{kind}/{file}" not in found:
-            raise Refused(f"{where} is no file of the archive: {file[:80]!a}", "save the program again")
+            raise Refused(f"{where} is not a file of the archive: {file[:80]!a}", "save the program again")
         if entry.get("tensor_meta", {}).get("device", {}).get("type") != "cpu":
             raise Refused(f"{where} is not on the CPU", "save the model after model.cpu()")
         pt2_graph.check_names(name)
@@ -208,5 +208,5 @@ def _check_extent(path: Path, kind: str, records: list[dict], size: int) -> None
 def _count(value: object) -> int:
     number = value.get("as_int") if isinstance(value, dict) else None
     if type(number) is not int or number < 0:
-        raise ValueError("a tensor with a size that is no number")
+        raise ValueError("a tensor with a size that is not a number")
     return number

@@ -185,7 +185,7 @@ def load(file, path: Path):
         archive, program = pt2_archive.cleaned(file, path)
         register_unknown(program)
     except zipfile.BadZipFile:
-        raise torch_export.unreadable(path, "it is no zip archive; the file may be truncated") from None
+        raise torch_export.unreadable(path, "it is not a zip archive; the file may be truncated") from None
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, EOFError, zipfile.zlib.error) as e:
         words = str(e) if isinstance(e, ValueError) else "a part of it is missing or of another kind"
         raise torch_export.unreadable(path, words[:300]) from None

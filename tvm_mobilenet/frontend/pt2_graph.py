@@ -71,7 +71,7 @@ def check_version(path: Path, program: dict) -> None:
     saved = program.get("schema_version")
     saved = [saved.get("major"), saved.get("minor")] if isinstance(saved, dict) else saved
     if not isinstance(saved, list) or len(saved) != 2 or any(type(v) is not int for v in saved):
-        raise ValueError("the program says no version of its schema")
+        raise ValueError("the program does not state the version of its schema")
     if saved[0] == known[0]:
         return
     by = str(program.get("torch_version") or "another version")
@@ -95,7 +95,7 @@ def checked(program: dict) -> dict:
     """
     program = {**program, "guards_code": []}  # Python code; `sizes.fix` checks the sizes instead
     if _count_nodes(program) > MOST_NODES:
-        raise Unsafe(f"the graph has {_count_nodes(program):,} nodes, {MOST_NODES:,} are the most")
+        raise Unsafe(f"the graph has {_count_nodes(program):,} nodes; the limit is {MOST_NODES:,}")
     for name, allowed in (program.get("range_constraints") or {}).items():
         _expression(name)
         if not all(value is None or type(value) is int for value in allowed.values()):
@@ -154,7 +154,7 @@ def _walk(value: object, under: str) -> object:
 
 def _operator(name: object) -> None:
     if not isinstance(name, str) or not (name in _NODES or _NODE.fullmatch(name)) or _FILES.match(name):
-        raise Unsafe(f"it calls {str(name)[:80]!a}, which is no operator of a network")
+        raise Unsafe(f"it calls {str(name)[:80]!a}, which is not an operator of a network")
 
 
 def _expression(text: object) -> str:
@@ -178,7 +178,7 @@ def _check_spec(text: object) -> None:
             if not known or "__enum__" in str(context) or len(str(kind)) > MOST_NAME:
                 raise Unsafe(f"its inputs or outputs are of the type {str(kind)[:80]!a}")
     except (RecursionError, TypeError, json.JSONDecodeError):
-        raise Unsafe("its inputs and outputs are described by something that is no JSON") from None
+        raise Unsafe("its inputs and outputs are described by something that is not JSON") from None
 
 
 def _types(spec: object) -> Iterator[tuple]:

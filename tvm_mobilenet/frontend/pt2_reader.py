@@ -134,7 +134,7 @@ def whole_numbers(path: Path, inputs: list[tuple[np.ndarray, ...]]) -> list[dict
     for key, tensor in tensors.items():
         place, _, name = key.partition(".")
         if not place.isdigit() or int(place) >= len(found) or str(tensor.dtype) not in ("torch.int8", "torch.uint8"):
-            raise TvmMobilenetError(f"{path} cannot be verified: what ran it gave no whole numbers", _BROKEN)
+            raise TvmMobilenetError(f"{path} cannot be verified: the process that ran it gave no integers", _BROKEN)
         found[int(place)][name] = tensor.numpy()
     return found
 

@@ -42,11 +42,11 @@ def checked(text: object) -> str:
         The text is not a valid expression.
     """
     if not isinstance(text, str) or len(text) > LONGEST:
-        raise ValueError("a symbolic shape that is no expression, or longer than any")
+        raise ValueError("a symbolic shape that is not an expression, or longer than any")
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ValueError("a symbolic shape that is no expression") from None
+        raise ValueError("a symbolic shape that is not an expression") from None
     _expression(tree.body, 0, 0)
     return ast.unparse(tree)
 

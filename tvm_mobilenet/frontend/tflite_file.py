@@ -134,7 +134,7 @@ class _Import:
         made = made if isinstance(made, list) else [made]
         if len(made) != len(operator.outputs):
             raise TvmMobilenetError(
-                f"{self.path}: {call.where} has {len(operator.outputs)} outputs, {len(made)} are due",
+                f"{self.path}: {call.where} has {len(operator.outputs)} outputs, {len(made)} are expected",
                 "it may be damaged: convert it again",
             )
         for o, value in zip(operator.outputs, made, strict=True):
@@ -177,7 +177,7 @@ class _Import:
         if index not in self.values:
             tensor = self.graph.tensors[index]
             if tensor.data is None:
-                raise TvmMobilenetError(f"{self.path}: {tensor.name} is made by nothing", "convert it again")
+                raise TvmMobilenetError(f"{self.path}: {tensor.name} is computed by no operator", "convert it again")
             scales = tensor.scales if tensor.dtype not in ("float32", "float16") else None
             self.values[index] = Value(known=tensor.data, scales=scales, place=self.places[index])
         return self.values[index]

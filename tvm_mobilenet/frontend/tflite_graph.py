@@ -302,7 +302,7 @@ class _Reader:
             made.update(operator.outputs)
             known.update(operator.outputs)
         if odd := [o for o in graph.outputs if o not in known]:
-            raise Damaged(f"the output {graph.tensors[odd[0]].name} is made by nothing")
+            raise Damaged(f"the output {graph.tensors[odd[0]].name} is computed by no operator")
 
 
 _NUMPY = {

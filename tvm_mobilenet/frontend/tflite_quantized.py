@@ -47,7 +47,7 @@ def check(graph: Graph, path: Path) -> None:
                 dynamic = f"{path} is quantized dynamically: {where} has weights in {weight.dtype}"
                 raise TvmMobilenetError(dynamic, _FLOAT)
         if operator.name == "DEQUANTIZE" and _whole(tensors[operator.inputs[0]]) and not activations:
-            raise TvmMobilenetError(f"{path} is quantized in its weights alone: {where}", _FLOAT)
+            raise TvmMobilenetError(f"{path} is quantized in its weights only: {where}", _FLOAT)
 
 
 def rounded(bb, tensor: Tensor, x: relax.Expr) -> tuple[relax.Var, relax.Var]:

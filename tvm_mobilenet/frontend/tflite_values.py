@@ -133,7 +133,7 @@ class Call:
             return self._constant(value, shape, TO_NCHW[: len(shape)])
         if value.nchw is None:
             if len(value.shape) != 4:
-                raise ValueError(f"its operand {value.place} of the shape {list(value.shape)} is no feature map")
+                raise ValueError(f"its operand {value.place} of the shape {list(value.shape)} is not a feature map")
             value.nchw = self.emit(relax.op.permute_dims(value.own, TO_NCHW))
         return value.nchw
 
@@ -171,6 +171,6 @@ class Call:
             return value.real.reshape(-1)
         given = self.value(data).scales
         if given is None or self.value(weight).scales is None:
-            raise ValueError("a bias of whole numbers beside data in float32")
+            raise ValueError("a bias of integers beside data in float32")
         steps, _, _ = self.value(weight).step(f"{self.where}: the weight")
         return (value.known.reshape(-1) * (float(given.scale.reshape(-1)[0]) * steps)).astype(np.float32)

@@ -203,12 +203,12 @@ def _input_data(program: torch.export.ExportedProgram) -> tuple[list[dict], dict
         value = nodes[name].meta.get("val") if name in nodes else None
         if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT:
             if not isinstance(value, torch.Tensor):
-                raise TvmMobilenetError(f"input {name!r} is no tensor", "export a model that takes tensors")
+                raise TvmMobilenetError(f"input {name!r} is not a tensor", "export a model that takes tensors")
             inputs.append({"name": name, "values": _values(value)})
             continue
         tensor = stored.get(spec.target)
         if not isinstance(tensor, torch.Tensor):
-            raise TvmMobilenetError(f"{spec.target!r} is no tensor", "export a model whose parameters are tensors")
+            raise TvmMobilenetError(f"{spec.target!r} is not a tensor", "export a model whose parameters are tensors")
         check_dense(repr(spec.target), tensor)
         inputs.append({"name": name, "tensor": spec.target, "kind": spec.kind.name})
         tensors[spec.target] = tensor.detach()

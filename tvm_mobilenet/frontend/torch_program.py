@@ -120,7 +120,7 @@ def load_trusted(path: Path) -> torch.export.ExportedProgram:
     kind_of(path)
     torch_quantized.register()
     if not zipfile.is_zipfile(path):
-        raise torch_export.unreadable(path, "it is no zip archive; the file may be truncated")
+        raise torch_export.unreadable(path, "it is not a zip archive; the file may be truncated")
     try:
         with zipfile.ZipFile(path) as archive:
             names = [

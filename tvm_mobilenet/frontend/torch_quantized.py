@@ -59,7 +59,7 @@ def check(program) -> None:
     for node in program.graph.nodes:
         name = getattr(node.target, "__name__", "")
         if node.op == "call_function" and DYNAMIC.search(name):
-            raise TvmMobilenetError(f"{name} at {program.sources.get(node, node.name)}: quantized as it runs", _FLOAT)
+            raise TvmMobilenetError(f"{name} at {program.sources.get(node, node.name)}: quantized at run time", _FLOAT)
 
 
 def _converter(importer, stored: dict, sources: dict, way: str, each: str):
@@ -78,7 +78,7 @@ def _converter(importer, stored: dict, sources: dict, way: str, each: str):
         ends = np.iinfo(dtype)
         if (low, high) != (ends.min, ends.max) and data.name not in stored:
             if not ends.min <= low < high <= ends.max or scale.ndim:
-                raise TvmMobilenetError(f"{where}: whole numbers from {low} to {high} in {dtype}", _FLOAT)
+                raise TvmMobilenetError(f"{where}: integers from {low} to {high} in {dtype}", _FLOAT)
             limits = [float((n - int(zero)) * float(scale)) for n in (low, high)]
             x = importer.block_builder.emit(relax.op.clip(x, *limits))
         return importer.block_builder.emit(relax.op.quantize(x, *given, axis=axis, out_dtype=dtype))
@@ -90,6 +90,6 @@ def _array(value, stored: dict, where: str) -> np.ndarray:
     """A number, or a tensor of the program's state."""
     if isinstance(value, torch.fx.Node):
         if value.name not in stored:
-            raise TvmMobilenetError(f"{where}: its scale is computed as the program runs", _FLOAT)
+            raise TvmMobilenetError(f"{where}: its scale is computed at run time", _FLOAT)
         return stored[value.name].detach().cpu().numpy()
     return np.asarray(value)

@@ -162,7 +162,7 @@ def read(path: str | Path) -> Benchmark:
         raise TvmMobilenetError(why, "give a file that `bench --record` wrote") from None
     except ValueError as e:
         raise TvmMobilenetError(
-            f"{path} is no benchmark: {reason(e)}", "give a file that `bench --record` wrote"
+            f"{path} is not a benchmark: {reason(e)}", "give a file that `bench --record` wrote"
         ) from None
     return from_data(data, str(path))
 
@@ -170,9 +170,9 @@ def read(path: str | Path) -> Benchmark:
 def from_data(data: object, where: str = "benchmark") -> Benchmark:
     """The benchmark from plain data; ``where`` names it in errors."""
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = f"its schema is {data.get('schema')!r}" if isinstance(data, dict) else "it is no JSON object"
+        found = f"its schema is {data.get('schema')!r}" if isinstance(data, dict) else "it is not a JSON object"
         raise TvmMobilenetError(
-            f"{where} is no benchmark of this version: {found}, this reads {SCHEMA!r}",
+            f"{where} is not a benchmark of this version: {found}, this reads {SCHEMA!r}",
             "give a file that `bench --record` wrote, or run bench again",
         )
     try:

@@ -87,7 +87,7 @@ class ClassWords:
         odd = [word for word in words if word not in known]
         if odd:
             raise TvmMobilenetError(
-                f"{where}: {printable(odd[0])!r} is no number from 1 to {IMAGENET:,}",
+                f"{where}: {printable(odd[0])!r} is not a number from 1 to {IMAGENET:,}",
                 "ILSVRC2012's ground truth has one number a line, one line an image",
             )
         return {word: known[word] for word in words}, "numbers of ILSVRC 2012"

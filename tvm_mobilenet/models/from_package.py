@@ -49,7 +49,7 @@ def check_name(options: ModelOptions) -> None:
     if not _NAME.fullmatch(name):
         example = {"timm": "timm:mobilenetv4_conv_small", "torchvision": "torchvision:mobilenet_v3_large"}
         raise TvmMobilenetError(
-            f"--model {printable(options.model)}: {printable(name)!r} is no name of a network",
+            f"--model {printable(options.model)}: {printable(name)!r} is not the name of a network",
             f"for example --model {example[options.package]}",
         )
 
@@ -125,7 +125,7 @@ def _made_by(make, options: ModelOptions):
             ) from e
         raise TvmMobilenetError(
             f"{options.package} cannot load the trained weights of {options.model}: {printable(reason(e))[:300]}",
-            "without a network: give --weights FILE, or --weights random for its speed alone",
+            "without a network: give --weights FILE, or --weights random to measure only its speed",
         ) from e
 
 

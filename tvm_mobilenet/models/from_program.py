@@ -34,7 +34,7 @@ def check(options: ModelOptions, flag: str = "--model") -> None:
     path, factory = options.program
     if not factory.isidentifier():
         raise TvmMobilenetError(
-            f"{flag} {printable(options.model)}: {printable(factory)!r} is no name of a function",
+            f"{flag} {printable(options.model)}: {printable(factory)!r} is not the name of a function",
             f"say what makes the model: {flag} {path}:FUNCTION; {_HINT}",
         )
     if why := refusal(path):

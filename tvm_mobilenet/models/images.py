@@ -177,7 +177,7 @@ def image_of(options: ModelOptions, model, ports, axis: int | None, in_bytes: In
         if said:
             flags = ", ".join("--" + name.replace("_", "-") for name in said)
             raise TvmMobilenetError(
-                f"{flags}: {options.title} takes {_shapes(ports)}, which is no image of 3 or 1 channels",
+                f"{flags}: {options.title} takes {_shapes(ports)}, which is not an image of 3 or 1 channels",
                 "leave out what says how an image becomes its input: it takes arrays",
             )
         return None

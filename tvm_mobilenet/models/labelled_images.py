@@ -83,7 +83,7 @@ class LabelledImages:
                 odd.append(e)
         if odd:
             more = f"; {len(odd) - 1:,} more cannot either" * (len(odd) > 1)
-            raise TvmMobilenetError(odd[0].message + more, "put them right, or take them and their labels out")
+            raise TvmMobilenetError(odd[0].message + more, "correct them, or take them and their labels out")
 
 
 def require(data: Path, truth: Path | None = None) -> None:
@@ -215,7 +215,7 @@ def _with_truth(data: Path, truth: Path, words: ClassWords) -> LabelledImages:
     if len(images) != len(rows):
         raise TvmMobilenetError(
             f"{truth} has {len(rows):,} labels, {data} {len(images):,} images",
-            "a ground truth of labels alone has one line for each image, in the order of their names",
+            "a ground truth that has only labels has one line for each image, in the order of their names",
         )
     labels = [row[0] for row in rows]
     ilsvrc = "ilsvrc2012" in truth.name.lower() and all(word.isdecimal() for word in labels)
@@ -292,7 +292,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
             raise ValueError("it is empty")
         rows = list(_split(lines, path))
     except (OSError, ValueError, csv.Error) as e:
-        raise TvmMobilenetError(f"{path} tells no classes: {reason(e)}", f"give {WANTED}") from None
+        raise TvmMobilenetError(f"{path} names no classes: {reason(e)}", f"give {WANTED}") from None
     yield from rows
 
 

@@ -305,7 +305,7 @@ def _check_header(image) -> None:
     tile = [image.tag_v2.get(tag) or 0 for tag in _TILE] if image.format == "TIFF" else [0, 0]
     for what, (width, height) in (("", image.size), (" in a tile", tile)):
         if width * height > pictures.MOST_PIXELS or (what and width * height > 4 * max(math.prod(image.size), 1 << 20)):
-            raise ValueError(f"it has {width:,} x {height:,} pixels{what}, {pictures.MOST_PIXELS:,} are the most")
+            raise ValueError(f"it has {width:,} x {height:,} pixels{what}; the limit is {pictures.MOST_PIXELS:,}")
 
 
 def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
@@ -323,7 +323,7 @@ def _load_array(path: Path, preprocess: Preprocess) -> np.ndarray:
     if dtype == np.uint8:  # pixels: as numbers of an input they would not be normalised
         raise TvmMobilenetError(
             f"{path} holds {dtype} {given}, a picture has (height, width, 3) or (height, width)",
-            "put the channels last, drop an alpha channel, and save one picture alone",
+            "put the channels last, drop an alpha channel, and save one picture a file",
         )
     array = array if array.ndim == 4 else array[None]
     if (

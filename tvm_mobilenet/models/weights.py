@@ -56,7 +56,7 @@ def unwrap(state, path: str | Path = "the file") -> dict[str, torch.Tensor]:
         raise TvmMobilenetError(f"{path} holds no weights", "it must be a state dict: names and tensors")
     if odd := [k for k in found if not isinstance(k, str)]:
         raise TvmMobilenetError(
-            f"{path} has the key {odd[0]!r}"[:200] + ", which is no name of a parameter", "save model.state_dict()"
+            f"{path} has the key {odd[0]!r}"[:200] + ", which is not the name of a parameter", "save model.state_dict()"
         )
     tensors = {printable(k): v for k, v in found.items()}
     if long := next((k for k in tensors if len(k) > MOST_NAME), None):
@@ -202,5 +202,5 @@ def check_dense(name: str, tensor: torch.Tensor, where: str = "") -> None:
     if what:
         raise TvmMobilenetError(
             f"{where}{name} is {what}",
-            "save dense tensors of floats or whole numbers: model.float(), tensor.to_dense()",
+            "save dense tensors of floats or integers: model.float(), tensor.to_dense()",
         )

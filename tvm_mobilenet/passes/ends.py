@@ -97,8 +97,8 @@ class _Ends:
             port = replace(port, dtype="uint8", encoding=Pixels(self.image.mean, self.image.std, axis))
         elif self.scales is None:
             raise TvmMobilenetError(
-                f"--io {self.io}: input {port.name} {port.shape} is no image, and the layers compute in floats, which "
-                "have no scale",
+                f"--io {self.io}: input {port.name} {port.shape} is not an image, and the layers compute in floats, "
+                "which have no scale",
                 "leave out --io; or build with --dtype int8",
             )
         else:

@@ -126,7 +126,7 @@ def _several(module: tvm.IRModule, bindings: list, tensors: int, values: list[np
         fields = [constants.get(field, field) for field in call.args[1].fields]
         read = [field for field in fields if field in known]
         if not read:
-            raise NotGeneric("one of its loop nests reads constants alone")
+            raise NotGeneric("one of its loop nests reads only constants")
         given = relax.Call(call.op, [call.args[0], relax.Tuple(fields), *call.args[2:]], call.attrs, call.ty_args)
         (one,) = pieces_of(given, read, module)
         pieces.append(replace(one, reads=tuple(known[field] for field in read)))

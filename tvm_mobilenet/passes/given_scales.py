@@ -47,7 +47,7 @@ class GivenScales(Rewriter):
         whole = next((a for a in value.args if isinstance(a, relax.Var) and a in self._left), None)
         if whole is not None:
             raise TvmMobilenetError(
-                f"{name} at {self.where} reads the whole numbers of {self._left[whole]}: a dequantize between them is "
+                f"{name} at {self.where} reads the integers of {self._left[whole]}: a dequantize between them is "
                 "missing",
                 _STATIC,
             )
@@ -199,7 +199,7 @@ def run(mod):
     made = taken.run()
     if any(not str(ty.dtype).startswith("float") for ty in _types(made["main"].ret_ty)):
         raise TvmMobilenetError(
-            "an output of this network is whole numbers: a dequantize at its end is missing",
+            "an output of this network holds integers: a dequantize at its end is missing",
             "leave out its last quantize, or add a dequantize behind it",
         )
     if not taken.activations:

@@ -126,7 +126,7 @@ class Precision:
 
 def _list(found: object) -> list:
     if not isinstance(found, list):
-        raise TypeError(f"{found!r} is no list")
+        raise TypeError(f"{found!r} is not a list")
     return found
 
 

@@ -200,7 +200,7 @@ def _image(graph) -> tuple[str, Layer]:
     image = graph.signature.inputs[0].value
     layers = [call.layer for call in graph.calls if call.inputs[0] == image]
     if not layers or not layers[0].declared.windowed:
-        raise Unknown("its input is no image")
+        raise Unknown("its input is not an image")
     return image, layers[0]
 
 
@@ -235,7 +235,7 @@ def _output(port, sizes: dict[str, tuple[int, int, int, int]]) -> Output:
         return Output(port.value, port.shape, True)
     if (height, width) == (1, 1) and port.shape == (batch, channels):
         return Output(port.value, port.shape, False)
-    raise Unknown(f"its output {port.name} of shape {port.shape} is no image and no row of values")
+    raise Unknown(f"its output {port.name} of shape {port.shape} is neither an image nor a row of values")
 
 
 def _check(call) -> None:

@@ -117,7 +117,7 @@ def ends(path: Path) -> tuple[list[str], list[str]]:
     except (ValueError, IndexError):
         magic = ""
     if magic.strip() != _MAGIC:
-        raise TvmMobilenetError(f"{path} is no ncnn .param file in text form", "give the .param that pnnx wrote")
+        raise TvmMobilenetError(f"{path} is not an ncnn .param file in text form", "give the .param that pnnx wrote")
     inputs = [blob for line, blobs in zip(words, writes, strict=True) if line[0] == "Input" for blob in blobs]
     read = {blob for blobs in reads for blob in blobs}
     return inputs, [blob for blobs in writes for blob in blobs if blob not in read]

@@ -69,7 +69,7 @@ static const char *header(const unsigned char *d, size_t n, array *a) {
     words w = {(const char *)d + begin, (const char *)d + begin + length};
     char key[16], dtype[16];
     int known = 0;
-    if (!next_is(&w, "{")) return "its header is no dict";
+    if (!next_is(&w, "{")) return "its header is not a dict";
     while (!next_is(&w, "}")) {
         if (!quoted(&w, key, sizeof key) || !next_is(&w, ":")) return "its header is damaged";
         if (!strcmp(key, "descr")) {
@@ -187,7 +187,7 @@ int picture_read_array(picture *p, const unsigned char *d, size_t n, const mobil
     else if (bytes && a.dimensions == 3 && info->takes_images && (a.shape[0] == 3 || a.shape[0] == 1)) hint = "transpose(1, 2, 0) makes it a picture";
     else if (bytes && a.dimensions == 4 && info->takes_images && last == 3) hint = "save one picture alone; mobilenet.py takes batches";
     else if (same && bytes && info->takes_images) hint = "pixels are given as a picture";
-    else if (same) hint = port->scales ? "`mobilenet info` tells the meaning of its whole numbers" : "astype makes it the input's dtype";
+    else if (same) hint = port->scales ? "`mobilenet info` tells the meaning of its integers" : "astype makes it the input's dtype";
     else if (rest) hint = "save one input alone; mobilenet.py takes batches";
     else if (a.dimensions == dimensions && is_permuted(dimensions, a.shape, port->shape)) hint = "transpose its axes, the channels' is elsewhere";
     return picture_fail(p, PICTURE_FAILED, "it holds %s of shape %s, the input is %s of %s%s%s%s", dtype, *has ? has : "()", port->dtype, wants,

@@ -47,7 +47,7 @@ static int open_file(const mn_folder *folder, const char *name, int *descriptor,
     if (*descriptor < 0) return mn_fail(MOBILENET_FILE, "%s%s%s: %s", before, slash, name, strerror(errno));
     if (fstat(*descriptor, &status) || !S_ISREG(status.st_mode)) {
         close(*descriptor);
-        return mn_fail(MOBILENET_FILE, "%s%s%s is no file", before, slash, name);
+        return mn_fail(MOBILENET_FILE, "%s%s%s is not a file", before, slash, name);
     }
     *bytes = (uint64_t)status.st_size;
     return 0;

@@ -62,7 +62,7 @@ static unsigned char *read_file(const char *path, size_t *n, size_t most) {
     struct stat status;
     int file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (file < 0 || fstat(file, &status)) fail_at(path, strerror(errno));
-    else if (!S_ISREG(status.st_mode)) fail_at(path, S_ISDIR(status.st_mode) ? "it is a folder" : "it is no regular file");
+    else if (!S_ISREG(status.st_mode)) fail_at(path, S_ISDIR(status.st_mode) ? "it is a folder" : "it is not a regular file");
     else if ((uint64_t)status.st_size >= most) fail_at(path, "it has more bytes than half of the memory");
     else if (!(data = malloc((size_t)status.st_size + 1))) fail_at(path, "no memory to read it");
     else {

@@ -108,7 +108,7 @@ class Encoding(NamedTuple):
         """The values that are nearest to real numbers."""
         ends = np.iinfo(self.dtype)
         if np.isnan(values := np.asarray(values, np.float64)).any():
-            raise MobilenetError("NaN stands for no whole number", 8)
+            raise MobilenetError("NaN cannot become an integer", 8)
         return np.clip(np.rint(values / self.scale + self.zero_point), ends.min, ends.max).astype(self.dtype)
 
 
@@ -299,7 +299,7 @@ def _library(folder: Path):
     try:
         for path in (library, manifest):
             if path.exists() and not path.is_file():  # a pipe, for example, would be waited for
-                raise ValueError(f"{path} is no file")
+                raise ValueError(f"{path} is not a file")
         target = json.loads(manifest.read_text(encoding="utf-8"))["target"]
         wanted = f"{target['architecture']} ({target['name']})"
         built, own = _machine(library), _machine("/proc/self/exe")

@@ -52,7 +52,8 @@ def pixels(image, bgr: bool = False) -> np.ndarray:
         found = np.repeat(found.reshape(*found.shape[:2], 1), 3, 2)
     if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
         raise ValueError(
-            f"{found.dtype} {found.shape} is no image: (height, width, 3) or (height, width) uint8 is" + _hint(found)
+            f"{found.dtype} {found.shape} is not an image: (height, width, 3) or (height, width) uint8 is"
+            + _hint(found)
         )
     return np.ascontiguousarray(found[..., ::-1] if bgr else found)
 
@@ -69,7 +70,7 @@ def _hint(found: np.ndarray) -> str:
 def is_array(path: Path) -> bool:
     """Whether a file is a ``.npy`` by its first bytes, whatever its name. A pipe, which may have none, is refused."""
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     with path.open("rb") as file:
         return file.read(6) == b"\x93NUMPY"
 
@@ -233,7 +234,7 @@ def stored_array(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         start = file.read(12)
         if start[:6] != b"\x93NUMPY" or not 1 <= start[6] <= 3:
-            raise ValueError("it is no .npy of format 1.0, 2.0 or 3.0")
+            raise ValueError("it is not a .npy file of format 1.0, 2.0 or 3.0")
         begin = 10 if start[6] == 1 else 12
         length = int.from_bytes(start[8:begin], "little")
         if length > 10_000:

@@ -89,7 +89,7 @@ def quantity(flag: str, text: str, units: dict[str, float], what: str, example: 
     if not match or not float(match[1]) > 0:
         raise TvmMobilenetError(f"{flag} {text}: no {what} above zero", f"for example {example}")
     if match[2] not in units:
-        why = f"{match[2]!r} is no unit of {what}" if match[2] else "the unit is missing"
+        why = f"{match[2]!r} is not a unit of {what}" if match[2] else "the unit is missing"
         raise TvmMobilenetError(f"{flag} {text}: {why}", f"units are {', '.join(units)}; for example {example}")
     return float(match[1]) * units[match[2]]
 
@@ -99,7 +99,7 @@ def numbers(flag: str, text: str | None, kind: type) -> list:
     try:
         return [kind(part) for part in text.split(",")] if text else []
     except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
+        what = "integers" if kind is int else "numbers"
         raise TvmMobilenetError(f"{flag} {text}: not {what} with commas between", f"for example {flag} 1,2") from None
 
 

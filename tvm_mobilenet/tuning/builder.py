@@ -115,7 +115,7 @@ class Builder:
         except (TypeError, KeyError, binascii.Error) as e:
             raise ValueError(f"no library: {reason(e)}") from None
         if not library.startswith(b"\x7fELF"):
-            raise ValueError("no library: it is no ELF file")
+            raise ValueError("no library: it is not an ELF file")
         path = Path(folder) / f"candidate-{secrets.token_hex(8)}.so"
         path.write_bytes(library)
         return Built(candidate, str(path), code, takes)

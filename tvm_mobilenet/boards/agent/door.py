@@ -51,7 +51,7 @@ class Caller:
         Raises
         ------
         OSError, ValueError
-            It closed the connection, or is no client of TVM's.
+            It closed the connection, or is not a client of TVM's.
         """
         while not self.greeted:
             try:
@@ -71,7 +71,7 @@ class Caller:
         elif data == struct.pack("<i", wire.MAGIC):
             self._next, self._wanted = self._length, 4
         else:
-            raise ValueError("no client of TVM's")
+            raise ValueError("not a client of TVM's")
 
     def _answer(self, data: bytes, secret: bytes, free: str) -> None:
         ours = secrets.token_bytes(token.NONCE)
@@ -87,7 +87,7 @@ class Caller:
     def _length(self, data: bytes, secret: bytes, free: str) -> None:
         (self._wanted,) = struct.unpack("<i", data)
         if not 0 < self._wanted < _LONGEST_NAME:
-            raise ValueError("no client of TVM's")
+            raise ValueError("not a client of TVM's")
         self._next = self._name
 
     def _name(self, data: bytes, secret: bytes, free: str) -> None:

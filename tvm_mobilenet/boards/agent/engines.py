@@ -277,7 +277,7 @@ class Ncnn:
         self._half = contender.get("dtype", "float32") == "float16"
         if self._half and not ncnn.cpu_support_arm_asimdhp():
             raise ValueError(
-                "ncnn computes in float16 on Arm CPUs with asimdhp alone, and this CPU has none: "
+                "ncnn computes in float16 only on Arm CPUs with asimdhp, and this CPU has none: "
                 "--against ncnn:float32 compares with float32"
             )
         self._contender, self._threads = contender, threads
@@ -352,7 +352,9 @@ class Ncnn:
         if self._half:
             in_storage, whole = ([np.array(y) for y in self._extract(net)] for net in (self._load(False), self._net))
             if all(np.array_equal(a, b) for a, b in zip(in_storage, whole, strict=True)):
-                raise ValueError("ncnn stored float16 and computed in float32: its outputs are those of storage alone")
+                raise ValueError(
+                    "ncnn stored float16 and computed in float32: its outputs are those of float16 storage only"
+                )
         return "; ".join(
             f"float{bits}: {sum(n for (b, _), n in found.items() if b == bits)} layers, "
             + ", ".join(f"{n} packed by {pack}" for (b, pack), n in sorted(found.items(), reverse=True) if b == bits)

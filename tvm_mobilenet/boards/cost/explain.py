@@ -60,7 +60,7 @@ def _trace(estimated: EstimatedTrace, share: float, model: CoreModel, run, lines
     name, value = max(bounds.items(), key=lambda b: b[1])
     if estimated.cycles > 1.05 * value:
         out.append(
-            f"bound by none alone: {estimated.cycles - value:.1f} cycles above {name} are lost to "
+            f"bound by none of them alone: {estimated.cycles - value:.1f} cycles above {name} are lost to "
             + (
                 "operands that are not ready and to instructions that do not pair"
                 if model.core.in_order

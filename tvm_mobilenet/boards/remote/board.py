@@ -184,7 +184,7 @@ class RemoteBoard:
         def fetch() -> None:
             data = self.session.rpc.download(there)
             if not isinstance(data, (bytes, bytearray)) and type(data).__name__ != "Bytes":
-                raise BoardError(f"{self.where}: {Path(there).name} is no file", "try again")
+                raise BoardError(f"{self.where}: {Path(there).name} is not a file", "try again")
             Path(here).write_bytes(data)
 
         self.session.do(f"downloading {Path(there).name}", fetch, seconds=UPLOAD_SECONDS)

@@ -183,7 +183,7 @@ class Filter:
                 self._board.sendall(header)
             raise Over("closed")
         if code not in frames.REQUESTS:
-            raise Over("refused", f"TVM's client sent {frames.named(code)}, which is no request")
+            raise Over("refused", f"TVM's client sent {frames.named(code)}, which is not a request")
         calls = code == frames.CALL and bool(self._download) and struct.unpack_from("<Q", head)[0] == self._download
         self._asks_for_download = code == frames.GET_GLOBAL and head.endswith(frames.DOWNLOAD)
         expected = frames.Expected(code, head, calls)

@@ -156,7 +156,9 @@ class Tunnel:
         except FileNotFoundError:
             raise MissingDependencyError("ssh is not installed", "install openssh-client") from None
         except programs.TooMuch:
-            raise BoardError(f"{self._there.text}: it prints without end", "does `ssh HOST true` print much?") from None
+            raise BoardError(
+                f"{self._there.text}: its output does not end", "does `ssh HOST true` print much?"
+            ) from None
         if done.code:
             raise self._failed(done.words, done.code)
         return done.out

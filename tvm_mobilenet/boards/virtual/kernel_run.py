@@ -182,7 +182,7 @@ class KernelRun:
         caches differ.
         """
         if cores < 1:
-            raise ValueError(f"cores = {cores}: one at least")
+            raise ValueError(f"cores = {cores}: at least one is needed")
         own = core is None or core is self.target.core
         times = self._times(cores, core or self.target.core, own and self.followed)
         return PredictedCycles(sum(p.whole for p in times))
