@@ -112,7 +112,7 @@ def faces(tmp_path_factory):
 
 
 def test_a_network_with_other_layers_goes_as_its_own_file_or_says_which_layer(faces, tmp_path):
-    """PReLU has no kind of its own, so nothing writes it: ONNX Runtime gets the model's file."""
+    """No writer knows PReLU: ONNX Runtime gets the model's file."""
     require_installed("onnxruntime")
     found = peers.contenders(faces, peers.ENGINES, tmp_path)
     require_same(faces, found["onnxruntime"])

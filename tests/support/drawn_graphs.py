@@ -387,6 +387,9 @@ def _relu6(graph: Graph) -> str:
 def _clip(graph: Graph) -> str:
     low, high = graph.pick((0, 1), (-1, 1), (-0.3, 0.7), (0, 20), (None, 0.5), (-0.5, None))
     given = ["" if v is None else graph.constant(v) for v in (low, high)]
+    if graph.pick(True, False, False):  # written as a maximum and a minimum
+        bounded = graph.node("Max", graph.value, given[0]) if given[0] else graph.value
+        return graph.node("Min", given[1], bounded) if given[1] else bounded
     return graph.node("Clip", graph.value, *(given if given[1] else given[:1]))
 
 
