@@ -345,6 +345,7 @@ def test_compare(capsys, command):
     assert "mobilenet_v1 0.5-64" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_paper(capsys, command):
     assert command(["--paper"]) == 0
     out = capsys.readouterr().out

@@ -204,7 +204,8 @@ def environment(tmp_path) -> Path:
     return python
 
 
-@pytest.mark.parametrize("how", ["wheel", pytest.param("editable", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("how", ["wheel", "editable"])
 def test_installed_it_works_from_anywhere(how, copy, environment, tmp_path):
     what = ["-e", str(copy)] if how == "editable" else [str(copy)]
     done = run(sys.executable, "-m", "pip", "--python", str(environment), "install", "-q", "--no-deps", *what)

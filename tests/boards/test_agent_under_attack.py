@@ -363,9 +363,8 @@ def test_what_a_client_started_does_not_outlive_its_session(ends, tmp_path):
 # ---- signals
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.full) for n in (signal.SIGINT, signal.SIGHUP))]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_end_it_whatever_goes_on(number, library):
     """During a kernel that never returns, whose client takes no last words; its process and folder go too."""
     import numpy as np

@@ -100,7 +100,8 @@ def test_nothing_listens(verb, tmp_path):
     assert not (tmp_path / "o").exists() and not (tmp_path / "log").exists()
 
 
-@pytest.mark.parametrize("kind", [pytest.param("rpc", marks=pytest.mark.full), "tracker"])
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["rpc", "tracker"])
 def test_an_http_server_answers(kind, tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -59,10 +59,11 @@ def test_bench_and_verify_over_a_slow_link_that_loses_packets(link, agent):
     "when, asking, options",
     [
         ("waits 8", "state", ["--threads", "1,2", "--no-layers", "--seconds", "0.1", "--cool-down", "8"]),
-        pytest.param("measuring", "measure", ["--seconds", "600"], marks=pytest.mark.full),
+        ("measuring", "measure", ["--seconds", "600"]),
     ],
     ids=["between two runs", "during a run"],
 )
+@pytest.mark.full
 def test_a_link_that_goes_dead(link, agent, when, asking, options):
     client = subprocess.Popen(
         command(link, agent, "bench", modules.tiny(), *options, dead=DEAD_SECONDS),

@@ -98,6 +98,7 @@ def test_depthwise_layers_lie_about_what_autoscheduler_measured(run):
     assert 2.4 <= outside <= 14.8 <= inside <= 48
 
 
+@pytest.mark.full
 def test_a_depthwise_tile_stays_in_the_l1(run):
     """The lines under its window are a power of two apart; read again for every vector of channels they would be four
     times what there is to read and to write."""

@@ -77,7 +77,9 @@ def test_verify_and_doctor_need_no_agent(server, capsys, tmp_path):
     assert found["result"]["status"] == "ok" and "right" in found["result"]["text"]
 
 
-@pytest.mark.parametrize("more", [["--against", "onnxruntime"], ["--cpus", "0"], ["--check-timing"]])
+@pytest.mark.parametrize(
+    "more", [pytest.param(["--against", "onnxruntime"], marks=pytest.mark.full), ["--cpus", "0"], ["--check-timing"]]
+)
 def test_what_needs_the_agent_says_so(server, more, capsys):
     assert bench.main([str(modules.small()), "--board", server, *more]) == 4
     said = capsys.readouterr().err

@@ -150,7 +150,7 @@ def test_what_is_read_of_a_folder_is_of_one_bundle(tmp_path, monkeypatch):
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("name", ["bundle", "b.tar.gz"])
+@pytest.mark.parametrize("name", ["bundle", pytest.param("b.tar.gz", marks=pytest.mark.full)])
 def test_whoever_is_killed_while_writing_a_bundle_leaves_one_that_is_whole(tmp_path, name):
     """Thirty times; beside it lies no more than one folder, which the next writer removes."""
     path, rng, seen = tmp_path / name, random.Random(1), []

@@ -133,9 +133,9 @@ def test_hashes_that_were_made_again(signed, keys, tmp_path, name):
     other = resealed(signed, name, changed_at(data, len(data) // 2))
     other.write(tmp_path / "b.tar.gz")
     assert pack.read(tmp_path / "b.tar.gz").files == other.files, "without a signature it is whole"
-    refused(tmp_path / "b.tar.gz", public(keys), "signature is of no signer")
+    refused(tmp_path / "b.tar.gz", public(keys), "signature is from no signer")
     other.signed(keys / "other").write(tmp_path / "b.tar.gz")
-    refused(tmp_path / "b.tar.gz", public(keys), "signature is of no signer")
+    refused(tmp_path / "b.tar.gz", public(keys), "signature is from no signer")
     assert pack.read(tmp_path / "b.tar.gz", public(keys, "other")).signer
 
 
@@ -153,7 +153,7 @@ def test_signatures_of_other_things(signed, keys, folder, tmp_path):
     subprocess.run(command, check=True)
     for other in (another, (tmp_path / "sums.sig").read_bytes()):
         (folder / received.SIGNATURE).write_bytes(other)
-        refused(folder, public(keys), "signature is of no signer")
+        refused(folder, public(keys), "signature is from no signer")
 
 
 def test_signers_who_may_and_may_not_now(folder, keys, tmp_path):
@@ -175,7 +175,7 @@ def test_signers_who_may_and_may_not_now(folder, keys, tmp_path):
         if signer:
             assert pack.read(folder, Signers.read(allowed)).signer == signer, text
         else:
-            refused(folder, Signers.read(allowed), "signature is of no signer")
+            refused(folder, Signers.read(allowed), "signature is from no signer")
 
 
 def test_what_names_no_signer(keys, tmp_path):

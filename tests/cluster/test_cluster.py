@@ -204,6 +204,7 @@ def test_what_is_no_place_is_refused(text, capsys):
     assert "try --workers 2, or --workers dask://host:8786" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_places_have_their_names():
     assert place.parse("3") == place.parse(3) == place.Place(3)
     assert place.parse("dask://[::1]:8786") == place.Place(0, "tcp://[::1]:8786")

@@ -176,7 +176,7 @@ def test_what_is_odd_is_refused_in_plain_words(said, tmp_path):
     [
         ("DynamicQuantizeLinear", "", "dynamically.*--calibrate"),
         ("ConvInteger", "", "dynamically.*--calibrate"),
-        ("MatMulNBits", "com.microsoft", "weights alone.*--calibrate"),
+        ("MatMulNBits", "com.microsoft", "weights only.*--calibrate"),
         ("QLinearConv", "", "QOperator.*QDQ"),
         ("QGemm", "com.microsoft", "QOperator.*QDQ"),
     ],

@@ -450,7 +450,6 @@ def test_the_name_of_a_layer_parses_back(layer, dtype):
         ("pointwise m196 n512 k512 f32 relu7", "relu7"),
         ("pointwise m196 n512 k512 f32 clip0,6", "clip0,6"),  # relu6: two names would have two records
         ("pointwise m196 n512 k512 f32 leaky0.10", "leaky0.10"),
-        ("pointwise m196 n512 k512 i8 prelu", "activation"),
         ("pool 8x8x32 max 2x2 f32 prelu", "activation"),
         ("conv 8x8x3 n8 3x3 q2 f32", "q2"),
         ("pointwise n512 k512 f32", "height"),

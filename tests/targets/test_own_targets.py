@@ -169,7 +169,9 @@ def test_builds_of_before_are_opened_by_name(copy, capsys):
     seal(copy / "built", lambda data: data.pop("target"))
     assert verify.main([str(copy / "built")]) == 2
     told = capsys.readouterr().err
-    assert "kept its target's name alone" in told and "unknown target 'my-board'" in told and "build it again" in told
+    assert (
+        "kept only the name of its target" in told and "unknown target 'my-board'" in told and "build it again" in told
+    )
     seal(copy / "built", lambda data: data["info"].update(target="rpi4"))
     assert built.read(copy / "built").target == targets.load("rpi4")
 

@@ -58,6 +58,7 @@ def changed(found: list[str], today: list[str]) -> set[int]:
     return {i for i, (a, b) in enumerate(zip(found, today, strict=True)) if a != b}
 
 
+@pytest.mark.full
 def test_comments_names_and_the_code_of_real_boards_expire_nothing(copy, today):
     found = keys_of(
         copy,

@@ -160,6 +160,7 @@ class Hot(Run):
         return super().run(built, board)
 
 
+@pytest.mark.full
 def test_a_hot_board_cools_down_and_measures_again(monkeypatch, tmp_path):
     from tvm_mobilenet.boards.remote import lender
 
