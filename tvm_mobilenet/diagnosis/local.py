@@ -206,7 +206,7 @@ def _host(folder: Path) -> str:
     from tvm_mobilenet.tuning.workers import Workers
 
     target, place = targets.load("host"), folder / "host"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     _link(target, None, place)
     with Workers(RunProbe(target), 1) as workers:
         workers.submit(place)
