@@ -91,6 +91,11 @@ def check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
     if wrong > CONSTANTS_TOLERANCE and call.parts:
         part = schedules.of(call.layer).part_of(call.layer, decisions, differences.index(wrong)).name
     made = call.layer.output_place.view(runner.read(output))
+    if due is not None and made.shape[:-1] != due.output.shape[:-1]:
+        raise TvmMobilenetError(
+            f"{step.name}, {step.layer}: the plan's output has the shape {made.shape}, the layer's {due.output.shape}",
+            "the plan was changed: build it again",
+        )
     found, beyond = _difference(call.layer, made, due, given)
     sees = len(np.unique(made)) > 1 if whole else due.answers >= tolerance.BLIND
     units = stepped.allowed(call.layer).get("units")
@@ -156,6 +161,11 @@ def check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
     given = {**reference.operands_of(call, ()), **operands}
     due = None if whole else tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
     made = call.layer.output_place.view(runner.read(output))
+    if due is not None and made.shape[:-1] != due.output.shape[:-1]:
+        raise TvmMobilenetError(
+            f"{step.name}, {step.layer}: the plan's output has the shape {made.shape}, the layer's {due.output.shape}",
+            "the plan was changed: build it again",
+        )
     found, beyond = _difference(call.layer, made, due, given)
     return replace(checked, relative=max(checked.relative, found), beyond=checked.beyond or beyond)
 

@@ -46,7 +46,32 @@ def converters(importer) -> dict:
 
         return convert
 
+    def nearest(node: torch.fx.Node) -> relax.Var:
+        """A resize to the value at or before each position. TVM's importer takes the nearest of half pixels, which is
+        another one at most ratios.
+        """
+        x, sizes = importer.env[node.args[0]], node.meta["val"].shape[2:]
+        factors = node.args[2] if len(node.args) > 2 else None
+        there = [int(n) for n in node.args[0].meta["val"].shape[2:]]
+        if factors is None or all(n * f == size for n, f, size in zip(there, factors, sizes, strict=True)):
+            return importer.block_builder.emit(
+                relax.op.image.resize2d(
+                    x,
+                    [int(n) for n in sizes],
+                    layout="NCHW",
+                    method="nearest_neighbor",
+                    coordinate_transformation_mode="asymmetric",
+                    rounding_method="floor",
+                )
+            )
+        for axis, (n, factor, size) in enumerate(zip(there, factors, sizes, strict=True), 2):  # size was rounded
+            places = (torch.arange(size, dtype=torch.float32) * torch.tensor(1 / factor)).floor().long()
+            index = relax.const(places.clamp(max=n - 1).numpy(), "int64")
+            x = importer.block_builder.emit(relax.op.take(x, index, axis))
+        return x
+
     return {
+        "upsample_nearest2d.vec": nearest,
         "div.Tensor_mode": division,
         "div.Scalar_mode": division,
         "amax.default": reduction(relax.op.max),
