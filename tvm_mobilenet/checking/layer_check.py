@@ -91,11 +91,6 @@ def check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
     if wrong > CONSTANTS_TOLERANCE and call.parts:
         part = schedules.of(call.layer).part_of(call.layer, decisions, differences.index(wrong)).name
     made = call.layer.output_place.view(runner.read(output))
-    if due is not None and made.shape[:-1] != due.output.shape[:-1]:
-        raise TvmMobilenetError(
-            f"{step.name}, {step.layer}: the plan's output has the shape {made.shape}, the layer's {due.output.shape}",
-            "the plan was changed: build it again",
-        )
     found, beyond = _difference(call.layer, made, due, given)
     sees = len(np.unique(made)) > 1 if whole else due.answers >= tolerance.BLIND
     units = stepped.allowed(call.layer).get("units")
@@ -108,6 +103,7 @@ def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected | None,
     """
     rule = stepped.allowed(layer)
     if not rule:
+        _require_shape(layer, found, due.output)
         return LAYER_TOLERANCE * relative(found, due.output, due.allowed), False
     if reference.integral(layer):
         right, beyond = stepped.expected(layer, **operands), False
@@ -115,7 +111,16 @@ def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected | None,
         right, largest = stepped.run(layer, **operands)
         given = (operands["data"], operands.get("second"))
         beyond = not largest < np.inf and all(np.isfinite(one).all() for one in given if one is not None)
+    _require_shape(layer, found, right)
     return relative(found, right, last_place(found, right, rule["dtype"])), beyond
+
+
+def _require_shape(layer: Layer, found: np.ndarray, right: np.ndarray) -> None:
+    if found.shape[:-1] != right.shape[:-1]:
+        raise TvmMobilenetError(
+            f"{layer.name}: the plan's output has the shape {found.shape}, the layer's {right.shape}",
+            "the plan was changed: build it again",
+        )
 
 
 class Parts:
@@ -161,11 +166,6 @@ def check_alone(call, step, runner, checked: LayerCheck) -> LayerCheck:
     given = {**reference.operands_of(call, ()), **operands}
     due = None if whole else tolerance.expected(call.layer, LAYER_TOLERANCE, **given)
     made = call.layer.output_place.view(runner.read(output))
-    if due is not None and made.shape[:-1] != due.output.shape[:-1]:
-        raise TvmMobilenetError(
-            f"{step.name}, {step.layer}: the plan's output has the shape {made.shape}, the layer's {due.output.shape}",
-            "the plan was changed: build it again",
-        )
     found, beyond = _difference(call.layer, made, due, given)
     return replace(checked, relative=max(checked.relative, found), beyond=checked.beyond or beyond)
 
