@@ -3,9 +3,11 @@
 from collections import Counter
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import helper, numpy_helper
 from torch import nn
 
 from tests.support.layer_runner import assert_close
@@ -228,6 +230,32 @@ def test_a_prelu_is_in_the_epilogue_though_pytorch_decomposes_it(slopes, word):
     nn.init.uniform_(prelu.weight, 0.05, 0.4)
     _, names = layers(nn.Sequential(nn.Conv2d(3, 4, 3), prelu), image(1, 3, 9, 10))
     assert len(names) == 1 and names[0].split()[-1].startswith(word)
+
+
+@pytest.mark.parametrize("slope, offset", [(float("inf"), 0.5), (0.2, float("nan"))])
+def test_a_clamped_line_without_finite_numbers_stays_as_it_is(slope, offset):
+    """It is no hard-swish, but a network that can be built."""
+    conv = nn.Conv2d(3, 4, 3)
+    model = Lambda(lambda m, x: (y := m.conv(x)) * (y * slope + offset).clamp(0, 1), conv=conv).eval()
+    graph = passes.run(frontend.from_torch(model, image(1, 3, 9, 10)))
+    assert not [call for call in graph.calls if "hardswish" in call.layer.activation]
+
+
+def test_a_prelu_of_onnx_with_one_slope_is_in_the_epilogue(tmp_path):
+    """As Keras and PyTorch's older exporter write it: one slope for four channels."""
+    made = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"]), helper.make_node("PRelu", ["y", "slope"], ["z"])],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 3, 9, 10))],
+        [helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, (1, 4, 9, 10))],
+        [
+            numpy_helper.from_array(np.full(shape, 0.25, np.float32), name)
+            for name, shape in (("w", (4, 3, 1, 1)), ("slope", 1))
+        ],
+    )
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    (call,) = passes.run(frontend.from_onnx(tmp_path / "m.onnx")).calls
+    assert call.layer.activation == "leaky0.25"
 
 
 SLOPES = torch.linspace(-0.5, 1.5, 4)

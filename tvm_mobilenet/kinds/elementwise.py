@@ -73,11 +73,11 @@ def _activated(make, call, kind: str, *numbers: float):
 def _prelu(make, call):
     _require_float(make, call)
     slopes, x = make.array(call.args[1]), make.tensor(call.args[0])
+    if slopes is not None and slopes.size == 1:
+        return _activated(make, call, "leaky", slopes.item())
     axis = int(call.attrs.axis) % len(x.shape)
     if slopes is None or x.dims[axis] != x.stored[-1:] or slopes.size != x.nhwc[-1]:
         raise make.Unsupported("its slopes are not one constant for each channel")
-    if slopes.size == 1:
-        return _activated(make, call, "leaky", slopes.item())
     return make.elementwise("none", x, activation=activation.PER_CHANNEL, slopes=slopes.reshape(-1))
 
 

@@ -76,14 +76,15 @@ class Activations(Rewriter):
         return call
 
     def _clamped_line(self, gate: relax.Expr) -> tuple[relax.Expr, float, float] | None:
-        """x, slope and offset of ``clip(slope * x + offset, 0, 1)``."""
+        """x, slope and offset of ``clip(slope * x + offset, 0, 1)``, if both are finite numbers."""
         clip = self.made_by(gate, "clip")
         add = None if clip is None else self.made_by(clip.args[0], "add")
         multiply = None if add is None else self.made_by(add.args[0], "multiply")
         if multiply is None or [float(bound.value) for bound in clip.args[1:3]] != [0.0, 1.0]:
             return None
         slope, offset = scalar(multiply.args[1]), scalar(add.args[1])
-        return None if slope is None or offset is None else (multiply.args[0], slope, offset)
+        finite = slope is not None and offset is not None and np.isfinite([slope, offset]).all()
+        return (multiply.args[0], slope, offset) if finite else None
 
     def _relu6_of_3_plus(self, expr: relax.Expr) -> relax.Expr | None:
         kind, inner = self._activation(expr)
