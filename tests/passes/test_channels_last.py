@@ -76,6 +76,12 @@ def test_the_nearest_value_is_pytorchs_at_any_ratio(how):
     graph_of(lambda x: F.interpolate(x, mode="nearest", **how))
 
 
+@pytest.mark.parametrize("mode, antialias", [("bilinear", False), ("bilinear", True), ("bicubic", True)])
+def test_a_resize_by_a_factor_is_pytorchs_though_its_size_is_rounded(mode, antialias):
+    """TVM's importer computes positions from the sizes, and leaves out the filter of an antialiased resize."""
+    graph_of(lambda x: F.interpolate(x, scale_factor=(1.3, 0.7), mode=mode, antialias=antialias))
+
+
 def test_a_copy_that_two_read_is_made_once():
     """Of the network's own input, which is NCHW."""
     torch.manual_seed(0)

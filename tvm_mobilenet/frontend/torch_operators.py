@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from tvm import relax
+
+from tvm_mobilenet.files import limits
 
 
 def converters(importer) -> dict:
@@ -50,28 +53,47 @@ def converters(importer) -> dict:
         """A resize to the value at or before each position. TVM's importer takes the nearest of half pixels, which is
         another one at most ratios.
         """
-        x, sizes = importer.env[node.args[0]], node.meta["val"].shape[2:]
-        factors = node.args[2] if len(node.args) > 2 else None
-        there = [int(n) for n in node.args[0].meta["val"].shape[2:]]
-        if factors is None or all(n * f == size for n, f, size in zip(there, factors, sizes, strict=True)):
+        x, there, sizes = importer.env[node.args[0]], _sizes(node.args[0]), _sizes(node)
+        factors = _factors(node, 2)
+        if _whole(there, factors, sizes):
             return importer.block_builder.emit(
                 relax.op.image.resize2d(
                     x,
-                    [int(n) for n in sizes],
+                    sizes,
                     layout="NCHW",
                     method="nearest_neighbor",
                     coordinate_transformation_mode="asymmetric",
                     rounding_method="floor",
                 )
             )
-        for axis, (n, factor, size) in enumerate(zip(there, factors, sizes, strict=True), 2):  # size was rounded
+        for axis, (n, factor, size) in enumerate(zip(there, factors, sizes, strict=True), 2):
             places = (torch.arange(size, dtype=torch.float32) * torch.tensor(1 / factor)).floor().long()
             index = relax.const(places.clamp(max=n - 1).numpy(), "int64")
             x = importer.block_builder.emit(relax.op.take(x, index, axis))
         return x
 
+    own_bilinear = importer.convert_map["upsample_bilinear2d.vec"]
+
+    def bilinear(node: torch.fx.Node) -> relax.Var:
+        """TVM's importer computes positions from the sizes, PyTorch from the factor unless corners are aligned."""
+        if node.args[2] or _whole(_sizes(node.args[0]), _factors(node, 3), _sizes(node)):
+            return own_bilinear(node)
+        return weighted(node)
+
+    def weighted(node: torch.fx.Node) -> relax.Var:
+        """A resize as two products with PyTorch's weights, those of rows and those of columns. TVM's importer leaves
+        out the filter of an antialiased one.
+        """
+        x = importer.env[node.args[0]]
+        rows, columns = (_weights(node, axis) for axis in (0, 1))
+        x = importer.block_builder.emit(relax.op.matmul(relax.const(rows), x))
+        return importer.block_builder.emit(relax.op.matmul(x, relax.const(columns.T.copy())))
+
     return {
         "upsample_nearest2d.vec": nearest,
+        "upsample_bilinear2d.vec": bilinear,
+        "_upsample_bilinear2d_aa.default": weighted,
+        "_upsample_bicubic2d_aa.default": weighted,
         "div.Tensor_mode": division,
         "div.Scalar_mode": division,
         "amax.default": reduction(relax.op.max),
@@ -109,6 +131,38 @@ def _wanted(node: torch.fx.Node) -> str:
     if dtype.startswith("float"):
         return dtype
     return "float32" if any(isinstance(argument, float) for argument in node.args) else ""  # a comparison
+
+
+def _sizes(node: torch.fx.Node) -> list[int]:
+    """Height and width of a node's feature map."""
+    return [int(n) for n in node.meta["val"].shape[2:]]
+
+
+def _factors(node: torch.fx.Node, place: int) -> list[float]:
+    """The factors of a resize, from this argument on; empty if it has sizes only."""
+    given = node.args[place:]
+    return [f for f in (given[0] if given and isinstance(given[0], list) else given) if f is not None]
+
+
+def _whole(there: list[int], factors: list[float], sizes: list[int]) -> bool:
+    """Whether a resize has no factors, or sizes that follow from them without rounding."""
+    return not factors or all(n * f == size for n, f, size in zip(there, factors, sizes, strict=True))
+
+
+def _weights(node: torch.fx.Node, axis: int) -> np.ndarray:
+    """The weights of a resize along rows (axis 0) or columns (axis 1), (outputs, inputs) float32: PyTorch's result for
+    the unit matrix, whose width stays.
+    """
+    n, size, factors = _sizes(node.args[0])[axis], _sizes(node)[axis], _factors(node, 3)
+    limits.check_tensor(n * max(n, size), torch.float32.itemsize, f"the weights of {node.name}")
+    found = torch.nn.functional.interpolate(
+        torch.eye(n)[None, None],
+        **({"scale_factor": (factors[axis], 1.0)} if factors else {"size": (size, n)}),
+        mode="bicubic" if "bicubic" in node.target.__name__ else "bilinear",
+        align_corners=node.args[2],
+        antialias="_aa." in node.target.__name__,
+    )
+    return found[0, 0].numpy()
 
 
 def _dtype(value) -> str:
