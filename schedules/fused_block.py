@@ -5,7 +5,7 @@ of a MobileNet are larger than any cache of these cores (1.6 and 3.2 MB at 224),
 
 The nest, for parts such as conv > depthwise > pointwise > depthwise > pointwise::
 
-    parallel over column tiles of the last part's columns x row tiles of its rows
+    parallel over images x column tiles of the last part's columns x row tiles of its rows
       for each row of the row tile: produce(last part, row)
 
     produce(part, row):
@@ -49,7 +49,7 @@ from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
 from tvm_mobilenet.schedules.in_order.strips import strip_of
 from tvm_mobilenet.schedules.integer_fused_block import IntegerBlock
 from tvm_mobilenet.schedules.position import Position
-from tvm_mobilenet.schedules.row_tiles import window
+from tvm_mobilenet.schedules.row_tiles import images, window
 from tvm_mobilenet.schedules.spaces import fused_block as space
 from tvm_mobilenet.schedules.streamed_rows import StreamedRows
 from tvm_mobilenet.schedules.sums import Sums
@@ -68,7 +68,7 @@ def kernel(layer: Layer, d: Decisions):
     make = IntegerBlock if dtypes.of(layer.dtype).integer else _FusedBlock
     with (
         nest.Kernel(nest.arguments(layer, constants(layer, d)), d) as f,
-        nest.parallel(d["column_tiles"] * d["row_tiles"]) as task,
+        nest.parallel(images(layer) * d["column_tiles"] * d["row_tiles"]) as task,
     ):
         make(layer, d, f).run(task)
     return f.prim_func
@@ -83,18 +83,18 @@ class _FusedBlock(StreamedRows):
 
     def store(self, i: int, row, column, value, width: int, c) -> None:
         out, left = self.out[i], self.read(i).start
-        slot = self.slot(i, row)
-        second, positions = self.f.get("second") if i == len(self.stages) - 1 else None, self.stages[i].out_width
+        image, slot = self.image_of(i), self.slot(i, row)
+        second = self.f.get("second") if i == len(self.stages) - 1 else None
         if second is not None:
-            second = second.reshaped((self.stages[i].out_height * positions, self.stages[i].part.second_place.row))
+            second = second.reshaped((*out.shape[:-1], self.stages[i].part.second_place.row))
         self.f.store(
             self.stages[i].part,
             out,
             value,
             width,
-            lambda lane: (0, slot, column - left, c + lane),
+            lambda lane: (image, slot, column - left, c + lane),
             second,
-            lambda lane: (row * positions + column, c + lane),
+            lambda lane: (image, slot, column - left, c + lane),
             self.apart,
             self.f.get(f"{SLOPES}{i}"),
         )
@@ -111,7 +111,7 @@ class _FusedBlock(StreamedRows):
         part, d = self.stages[i].part, self.d
         read = window(part, self.columns[i])
         read = range(max(0, read.start), min(part.width, read.stop))
-        data = conv.converted(part, self.f, self.input, 0, row, read, self.f.get(f"pixels{i}"))
+        data = conv.converted(part, self.f, self.input, self.image, row, read, self.f.get(f"pixels{i}"))
         taps = conv.Taps(part, data, self.f[f"weight{i}"], min(2, part.channels))
 
         def panel(first, channels):
@@ -120,7 +120,7 @@ class _FusedBlock(StreamedRows):
                     w = run.start + t * run.tile
                     sums = Sums(self.f, part, run.tile, channels)
                     sums.total.set_rows(self.f[f"bias{i}"], first, self.apart)
-                    taps.accumulate(sums, run, Position(0, row, w, first))
+                    taps.accumulate(sums, run, Position(self.image, row, w, first))
                     for j in range(run.tile):
                         self.store(i, row, w + j, lambda lane, j=j, sums=sums: sums[j, lane], channels, first)
 
@@ -155,7 +155,7 @@ class _Product:
         fused_block, i = self.fused_block, self.i
         if i:
             return fused_block.out[i - 1][0, 0, position - fused_block.columns[i].start, c]
-        return fused_block.input[nest.at(self.part.input_layout, 0, self.row, position, c)]
+        return fused_block.input[nest.at(self.part.input_layout, fused_block.image, self.row, position, c)]
 
 
 class _Filters:
@@ -196,7 +196,9 @@ class _Filters:
             lambda y, x: self._data(y, x, w, c + 0),
             lambda kh, kw: self.weight[kh, kw, nest.Lanes(c, lanes)],
             self.bias[nest.Lanes(c, lanes)],
-            lambda _: self.out[0, fused_block.slot(i, self.row), w - fused_block.read(i).start, c],
+            lambda _: self.out[
+                fused_block.image_of(i), fused_block.slot(i, self.row), w - fused_block.read(i).start, c
+            ],
             (self.read.row_bytes, self.out.row_bytes),
         )
 
@@ -204,7 +206,8 @@ class _Filters:
         part = self.part
         if self.i:
             return self.read[0, self.slots[y], (w - self.fused_block.columns[self.i].start) * part.stride[1] + x, c]
-        return self.read[nest.at(part.input_layout, 0, self.top + y, source(part, 1, w, 0) + x, c)]
+        at = nest.at(part.input_layout, self.fused_block.image, self.top + y, source(part, 1, w, 0) + x, c)
+        return self.read[at]
 
 
 # ---- the constants

@@ -35,9 +35,9 @@ class IntegerBlock(StreamedRows):
             before, start = self.out[i - 1], self.columns[i].start
             data = _Placed(before, lambda index: (0, 0, index[1] - start, index[3]))
         elif part.input_layout == "NHWC":
-            data = _Placed(self.input, lambda index: (0, row, index[1], index[3]))
+            data = _Placed(self.input, lambda index: (self.image, row, index[1], index[3]))
         else:
-            data = _Placed(self.input, lambda index: (0, index[1], row, index[2]))
+            data = _Placed(self.input, lambda index: (self.image, index[1], row, index[2]))
         arguments = self._arguments(i, row, data, positions_axis=1)
         product = integer_products.Product(part, arguments.decisions, arguments)
         self.product_tiles(
@@ -58,7 +58,7 @@ class IntegerBlock(StreamedRows):
         filters = integer_depthwise.Filters(part, arguments.decisions, arguments)
 
         def positions(taps_h, taps_w, w, c, lanes: int) -> None:
-            at = Position(0, 0, w - start, c) if i else Position(0, row, w, c)
+            at = Position(0, 0, w - start, c) if i else Position(self.image, row, w, c)
             filters.tile(Run(0, 1, 1, (taps_h,)), Run(0, len(taps_w), 1, tuple(taps_w)), at, lanes)
 
         self.filter_tiles(i, row, positions)
@@ -71,18 +71,18 @@ class IntegerBlock(StreamedRows):
         def panel(first, channels: int) -> None:
             for run in runs(part, 1, self.d[f"{i}.tile_m"], self.columns[i]):
                 with nest.serial(run.count) as t:
-                    tiles.tile(run, Position(0, row, run.start + t * run.tile, first), 0, channels)
+                    tiles.tile(run, Position(self.image, row, run.start + t * run.tile, first), 0, channels)
 
         self.panels(i, panel)
 
     def _arguments(self, i: int, row, data, positions_axis: int = 2, origin: int = 0) -> _Arguments:
         """A part's arguments for one of its rows. Its tiles count columns along an axis, from column ``origin`` on."""
-        left, last = self.read(i).start, i == len(self.stages) - 1
+        left, last, image = self.read(i).start, i == len(self.stages) - 1, self.image_of(i)
         slot = self.slot(i, row)
         slot = slot if isinstance(slot, int) or last else nest.named(slot, f"written{i}")
 
         def place(index: tuple) -> tuple:
-            return 0, slot, index[positions_axis] + (origin - left), index[3]
+            return image, slot, index[positions_axis] + (origin - left), index[3]
 
         own = {"data": data, "output": _Placed(self.out[i], place)}
         if last and (second := self.f.get("second")) is not None:

@@ -34,9 +34,16 @@ def blocks_of(width: int) -> tuple[int, ...]:
     return tuple(sorted({-(-width // pieces) for pieces in (1, 2, 3, 4, 8)}))
 
 
+def images(layer: Layer) -> int:
+    """The number of images of a block: that of a part with a window, since a pointwise part has only positions."""
+    return max(part.batch for part in layer.parts)
+
+
 @dataclass(frozen=True)
 class Stage:
-    """A part of a fused block with the extents of its rows. A pointwise layer alone has only a number of positions."""
+    """A part of a fused block with the extents of its rows in each image. A pointwise layer alone has only a number of
+    positions.
+    """
 
     part: Layer
     height: int
@@ -124,7 +131,9 @@ def tasks(layer: Layer, core) -> tuple[int, int] | None:
         rows = (first.kernel[0] - 1) * first.dilation[0] + 1
         return weights + at_once * (scratch_bytes(layer, column_tiles) + rows * columns * first.channels * first.bytes)
 
-    cuts = [(-(-core.cpus // b), b) for b in COLUMN_TILES]
+    cuts = {(-(-core.cpus // (images(layer) * b)), b) for b in COLUMN_TILES}
+    if images(layer) > 1:  # an odd number of images is even only if each is cut for all CPUs
+        cuts |= {(-(-core.cpus // b), b) for b in COLUMN_TILES}
     fits = [
         (max(EVEN, load_balance(layer, row_tiles, column_tiles, core.cpus)), column_tiles, row_tiles)
         for row_tiles, column_tiles in cuts
@@ -143,4 +152,4 @@ def load_balance(layer: Layer, row_tiles: int, column_tiles: int, cpus: int) -> 
         [size * (i + 1) // pieces - size * i // pieces for i in range(pieces)]
         for size, pieces in ((last.out_height, row_tiles), (last.out_width, column_tiles))
     )
-    return imbalance([r * c for c in columns for r in rows], cpus)
+    return imbalance([r * c for c in columns for r in rows] * images(layer), cpus)

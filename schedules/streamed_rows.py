@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import nest, values
 from tvm_mobilenet.schedules.choices import Decisions
-from tvm_mobilenet.schedules.row_tiles import between, columns_of, stages, window
+from tvm_mobilenet.schedules.row_tiles import between, columns_of, images, stages, window
 from tvm_mobilenet.schedules.window import runs, source
 
 from tvm_mobilenet.layer import Layer
@@ -27,16 +27,21 @@ class StreamedRows:
         self.out = [
             f.scratch(s, p.output_dtype) for s, p in zip(between(layer, d["column_tiles"]), layer.parts, strict=False)
         ]
-        self.out.append(f["output"].reshaped((1, last.out_height, last.out_width, last.part.output_row)))
+        count = images(layer)
+        self.out.append(f["output"].reshaped((count, last.out_height, last.out_width, last.part.output_row)))
         first = self.stages[0]
-        shape = nest.at(first.part.input_layout, 1, first.height, first.width, first.part.input_row)
+        shape = nest.at(first.part.input_layout, count, first.height, first.width, first.part.input_row)
         self.input = f["data"].reshaped(shape)
         self.column_tiles = columns_of(layer, d["column_tiles"])
         self.columns = self.column_tiles[0]  # columns of each part, in the column tile whose code is being generated
+        self.images, self.image = count, 0
 
     def run(self, task) -> None:
         """Compute all rows of one task."""
         rows, row_tiles = self.stages[-1].out_height, self.d["row_tiles"]
+        if self.images > 1:
+            pieces = row_tiles * len(self.column_tiles)
+            self.image, task = nest.named(task // pieces, "image"), nest.named(task % pieces, "piece")
         row_tile = nest.named(task % row_tiles, "row_tile")
         start, stop = row_tile * rows // row_tiles, (row_tile + 1) * rows // row_tiles
         # The first row of each part that this row tile needs.
@@ -57,6 +62,10 @@ class StreamedRows:
     def produce(self, i: int, row) -> None:
         """Compute one row of part i, after those rows of earlier parts that it needs and that are still missing."""
         getattr(self, self.stages[i].part.kind)(i, nest.named(row, f"row{i}"))
+
+    def image_of(self, i: int):
+        """The image of part i in its destination: a line buffer holds rows of one image."""
+        return self.image if i == len(self.stages) - 1 else 0
 
     def slot(self, i: int, row):
         """The place of a row of part i in its destination."""

@@ -6,7 +6,7 @@ from tvm_mobilenet.schedules import integer_conv, integer_depthwise, integer_pro
 from tvm_mobilenet.schedules.choices import Decisions, line_channels
 from tvm_mobilenet.schedules.in_order import strips
 from tvm_mobilenet.schedules.registers import depthwise_registers, registers, sum_lanes
-from tvm_mobilenet.schedules.row_tiles import COLUMN_TILES, blocks_of, columns_of, row_tiles_of, stages, tasks
+from tvm_mobilenet.schedules.row_tiles import COLUMN_TILES, blocks_of, columns_of, images, row_tiles_of, stages, tasks
 from tvm_mobilenet.schedules.spaces import depthwise, pointwise
 
 from tvm_mobilenet import dtypes
@@ -92,7 +92,7 @@ def loops(part: Layer, core) -> dict[str, tuple]:
 
 def refuse(layer: Layer, d: Decisions, core) -> str:
     """The reason why these decisions are invalid, or the empty string."""
-    if d["row_tiles"] * d["column_tiles"] < min(core.cpus, stages(layer)[-1].out_height):
+    if images(layer) * d["row_tiles"] * d["column_tiles"] < min(core.cpus, stages(layer)[-1].out_height):
         return f"{d['row_tiles']} row tiles x {d['column_tiles']} column tiles leave cores without a task"
     integer, vector = dtypes.of(layer.dtype).integer, sum_lanes(layer, core)
     for i, part in enumerate(layer.parts):

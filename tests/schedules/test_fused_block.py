@@ -26,9 +26,10 @@ RPI4 = targets.load("rpi4")
 HOST = tvm.target.Target({"kind": "llvm", "opt-level": 1})
 
 
-def window(h, w, c, kernel, stride, pad, activation):
+def window(h, w, c, kernel, stride, pad, activation, images=1):
     return Layer(
         kind="depthwise",
+        batch=images,
         height=h,
         width=w,
         channels=c,
@@ -44,7 +45,7 @@ def window(h, w, c, kernel, stride, pad, activation):
 @st.composite
 def fused_blocks(draw):
     """Up to five parts, with every kind at the start and the end."""
-    h, w = draw(st.integers(3, 14)), draw(st.integers(3, 14))
+    h, w, images = draw(st.integers(3, 14)), draw(st.integers(3, 14)), draw(st.sampled_from([1, 1, 2, 3]))
     channels = st.sampled_from([1, 3, 4, 6, 8, 16, 19])
     activations = st.sampled_from(["none", "relu", "relu6", "hardswish", "prelu", "leaky0.1"])
     first = draw(st.sampled_from(["conv", "depthwise", "pointwise"]))
@@ -54,7 +55,9 @@ def fused_blocks(draw):
         kind = first if i == 0 else draw(st.sampled_from(["depthwise", "pointwise"]))
         if kind == "pointwise":
             n = draw(channels)
-            parts.append(Layer(kind=kind, height=h * w, channels=c, out_channels=n, activation=draw(activations)))
+            parts.append(
+                Layer(kind=kind, height=images * h * w, channels=c, out_channels=n, activation=draw(activations))
+            )
             c = n
             continue
         kernel, stride = draw(st.sampled_from([3, 5] if min(h, w) >= 3 else [1])), draw(st.sampled_from([1, 2]))
@@ -65,6 +68,7 @@ def fused_blocks(draw):
             parts.append(
                 Layer(
                     kind=kind,
+                    batch=images,
                     height=h,
                     width=w,
                     channels=c,
@@ -78,10 +82,10 @@ def fused_blocks(draw):
             )
             c = n
         else:
-            parts.append(window(h, w, c, kernel, stride, pad, draw(activations)))
+            parts.append(window(h, w, c, kernel, stride, pad, draw(activations), images))
         h, w = parts[-1].out_height, parts[-1].out_width
     if all(p.kind == "pointwise" for p in parts):
-        parts.append(window(h, w, c, 3, 1, (1, 1, 1, 1), "relu"))
+        parts.append(window(h, w, c, 3, 1, (1, 1, 1, 1), "relu", images))
     parts[-1] = parts[-1].replace(residual=draw(st.sampled_from(["none", "before", "after"])))
     layer, more = Layer.fused_block(tuple(parts)), st.sampled_from([0, 4, 7])
     data = draw(more) if layer.input_layout == "NHWC" else 0
@@ -117,6 +121,35 @@ def test_a_fused_block_computes_its_layers_whatever_their_shapes_and_decisions(e
             assert difference(layer, drawn) < TOLERANCE
 
     check()
+
+
+BATCHES = (
+    "fused conv 9x8x3 n7 3x3 s2 p1,1,1,1 b3 nchw f32 relu6 > depthwise 5x4x7 3x3 p1,1,1,1 b3 f32 relu6 > "
+    "pointwise m60 n9 k7 out12 f32 relu add_after",
+    "fused pointwise m60 n5 k6 in8 f32 relu > depthwise 6x5x5 3x3 s2 p1,1,1,1 b2 f32 > pointwise m18 n6 k5 f32",
+)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("row_tiles, column_tiles", [(1, 1), (2, 2)])
+def test_each_image_of_a_batch_has_tasks_of_its_own(name, row_tiles, column_tiles):
+    layer = Layer.parse(name)
+    assert layer.name == name
+    cut = {"row_tiles": row_tiles, "column_tiles": column_tiles}
+    assert difference(layer, schedules.space(layer, RPI4.core).default | cut) < TOLERANCE
+
+
+@pytest.mark.parametrize("images, tasks", [(1, 4), (2, 4), (3, 12), (4, 4), (8, 8)])
+def test_batches_are_cut_no_further_than_four_cores_need(images, tasks):
+    block = Layer.fused_block(
+        (
+            window(56, 56, 64, 3, 1, (1, 1, 1, 1), "relu6", images),
+            Layer(kind="pointwise", height=images * 56 * 56, channels=64, out_channels=64),
+        )
+    )
+    rows, columns = row_tiles.tasks(block, RPI4.core)
+    assert images * rows * columns == tasks
+    assert row_tiles.load_balance(block, rows, columns, RPI4.cores) <= 1.05
 
 
 def separable(width: int, channels: int) -> Layer:

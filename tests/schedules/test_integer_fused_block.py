@@ -23,8 +23,12 @@ BLOCKS = (
     "fused conv 8x8x3 n7 3x3 p1,1,1,1 nchw i8 relu > depthwise 8x8x7 3x3 p2,2,2,2 d2 i8 > pointwise m64 n9 k7 i8",
     "fused pointwise m30 n33 k35 i8 group2 small relu > depthwise 5x6x33 3x3 p1,1,1,1 i8 group1 small > "
     "pointwise m30 n8 k33 i8 weights_i16 add_after",
+    "fused conv 9x9x3 n7 3x3 s2 p1,1,1,1 b3 nchw i8 group2 small relu6 > "
+    "depthwise 5x5x7 3x3 p1,1,1,1 b3 i8 group3 small > pointwise m75 n12 k7 out16 i8 group4 small add_after",
+    "fused pointwise m60 n24 k16 i8 group4 small relu6 > depthwise 6x5x24 3x3 s2 p1,1,1,1 b2 i8 group3 small > "
+    "pointwise m18 n9 k24 i8 group4 small",
 )
-SOME = [("rpi5", BLOCKS[1]), ("rpi3", BLOCKS[2])]
+SOME = [("rpi5", BLOCKS[1]), ("rpi3", BLOCKS[2]), ("rpi4", BLOCKS[5])]
 OTHERS = [(t, b) for t in ("rpi3", "rpi4", "rpi5", "armv7", "host") for b in BLOCKS if (t, b) not in SOME]
 
 
@@ -66,7 +70,7 @@ def test_however_it_is_cut(row_tiles, column_tiles, tmp_path):
 def blocks(draw):
     """Up to four parts, of any number of channels; windows of 5x5 in one of them: TVM lowers four such of single
     channels, all taps written out, in a minute, and a draw of five parts ended in a segmentation fault."""
-    h, w = draw(st.integers(3, 12)), draw(st.integers(3, 12))
+    h, w, images = draw(st.integers(3, 12)), draw(st.integers(3, 12)), draw(st.sampled_from([1, 1, 2]))
     channels = st.sampled_from([1, 3, 7, 8, 16, 19, 24, 40])
     activations = st.sampled_from(["none", "relu", "relu6", "hardswish"])
     c, parts = draw(channels), []
@@ -77,13 +81,13 @@ def blocks(draw):
         common = {"kind": kind, "channels": c, "out_channels": n, "activation": draw(activations), "dtype": "int8"}
         common |= {"small": small, "group": draw(st.sampled_from([0, 1, 2, 3 if kind == "depthwise" else 4]))}
         if kind == "pointwise":
-            parts.append(Layer(height=h * w, **common))
+            parts.append(Layer(height=images * h * w, **common))
         else:
             large = any(part.kernel == (5, 5) for part in parts)
             kernel, stride = draw(st.sampled_from([3] if large else [3, 5])), draw(st.sampled_from([1, 2]))
             half, groups = kernel // 2, c if kind == "depthwise" else 1
             shape = {"kernel": (kernel,) * 2, "stride": (stride,) * 2, "padding": (half,) * 4, "groups": groups}
-            parts.append(Layer(height=h, width=w, **common, **shape))
+            parts.append(Layer(height=h, width=w, batch=images, **common, **shape))
             h, w = parts[-1].out_height, parts[-1].out_width
         c = n
     parts[-1] = parts[-1].replace(residual=draw(st.sampled_from(["none", "before", "after"])))

@@ -32,7 +32,7 @@ from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.schedules import implemented
 from tvm_mobilenet.schedules.defaults import integer_cycles
-from tvm_mobilenet.schedules.row_tiles import columns_of, load_balance, stages, tasks, weight_bytes, window
+from tvm_mobilenet.schedules.row_tiles import columns_of, images, load_balance, stages, tasks, weight_bytes, window
 from tvm_mobilenet.targets import memory
 
 MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven, six minutes for nine
@@ -110,7 +110,7 @@ def _fused_block_cycles(parts: list[Layer], core) -> float | None:
     repeated = _repeated_rows(layer, row_tiles)
     uneven = load_balance(layer, row_tiles, column_tiles, core.cpus) - 1
     if _integer(layer):
-        compute = sum(
+        compute = images(layer) * sum(
             integer_cycles.in_rows(stage.part, stage.out_height + rows, [len(width) for width in widths], core)
             for stage, rows, widths in zip(stages(layer), repeated, columns, strict=True)
         )
@@ -135,7 +135,7 @@ def _moved_in_block(layer: Layer, columns, core) -> float:
         part = stage.part
         if part.declared.pixels:
             blocks = sum(-(-len(width) * part.channels * part.bytes // (core.l1d.bytes // 2)) for width in widths)
-            cycles += weight_bytes([part]) / line * stage.out_height * blocks * l2
+            cycles += weight_bytes([part]) / line * images(layer) * stage.out_height * blocks * l2
         if after is not None and after.declared.windowed:
             cycles += _output_bytes(part) / line * (1 + after.kernel[0] / after.stride[0]) * l2
     return cycles
@@ -166,14 +166,12 @@ def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
         return False
     if {last.layer.dtype, last.layer.output_dtype, layer.input_dtype} != {layer.dtype}:  # a line buffer has one dtype
         return False
-    return (
-        layer.batch == 1 and layer.input_layout == layer.output_layout == "NHWC" and layer.dtype in implemented("fused")
-    )
+    return layer.input_layout == layer.output_layout == "NHWC" and layer.dtype in implemented("fused")
 
 
 def _streams(layer: Layer, first: bool) -> bool:
     """Whether a fused block can go on after this layer."""
-    if layer.batch != 1 or layer.output_layout != "NHWC":
+    if layer.output_layout != "NHWC":
         return False
     streams = layer.declared.streams
     return streams == "anywhere" or (streams == "first" and first and layer.groups == 1)
