@@ -84,9 +84,11 @@ class _FusedBlock(StreamedRows):
     def store(self, i: int, row, column, value, width: int, c) -> None:
         out, left = self.out[i], self.read(i).start
         image, slot = self.image_of(i), self.slot(i, row)
-        second = self.f.get("second") if i == len(self.stages) - 1 else None
+        second, positions = self.f.get("second") if i == len(self.stages) - 1 else None, self.stages[i].out_width
         if second is not None:
-            second = second.reshaped((*out.shape[:-1], self.stages[i].part.second_place.row))
+            rows = self.images * self.stages[i].out_height
+            second = second.reshaped((rows * positions, self.stages[i].part.second_place.row))
+            row = image * self.stages[i].out_height + row
         self.f.store(
             self.stages[i].part,
             out,
@@ -94,7 +96,7 @@ class _FusedBlock(StreamedRows):
             width,
             lambda lane: (image, slot, column - left, c + lane),
             second,
-            lambda lane: (image, slot, column - left, c + lane),
+            lambda lane: (row * positions + column, c + lane),
             self.apart,
             self.f.get(f"{SLOPES}{i}"),
         )
