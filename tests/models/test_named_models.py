@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -234,6 +235,21 @@ def test_a_program_s_model_is_imported_with_its_size_and_the_same_weights_each_t
     assert f"running {program}: net()" in capsys.readouterr().err
     assert network(model=f"{program}:net").image.preprocess.size == (224, 224)
     assert str(program.parent) not in sys.path
+
+
+def test_a_program_s_model_is_exported_once_for_its_reference_and_never_for_its_outputs_alone(program, monkeypatch):
+    """An accuracy on 50,000 images asks for the outputs of each few."""
+    made, exports, export = network(model=f"{program}:net", resolution=32), [], torch.export.export
+    monkeypatch.setattr(torch.export, "export", lambda *given: exports.append(given) or export(*given))
+    inputs = made.inputs(1)
+    alone = [made.reference(inputs)[0] for _ in range(2)]
+    assert not exports
+    found = [made.framework(inputs) for _ in range(2)]
+    assert len(exports) == 1 and found[0].functions == found[1].functions == ("softmax",)
+    for one, other in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(one.values[0][0], other[0][0])
+        np.testing.assert_array_equal(one.before[0][0], found[0].before[0][0])
+        assert not np.array_equal(one.before[0][0], one.values[0][0])
 
 
 def test_a_class_an_object_and_an_image_of_one_channel(program):

@@ -174,14 +174,14 @@ class Network:
         list of lists of ndarray
             The outputs for each of the inputs.
         """
-        found = self.framework(inputs)
+        found = self.framework(inputs, before=False)
         return found.values, found.name
 
-    def framework(self, inputs: list[tuple[np.ndarray, ...]]):
-        """As `checking.reference`, also before a last softmax or activation: a ``frontend.framework.Outputs``."""
+    def framework(self, inputs: list[tuple[np.ndarray, ...]], before: bool = True):
+        """As `reference`, a ``frontend.framework.Outputs``; ``before``: also before a last softmax or activation."""
         from tvm_mobilenet.frontend import framework
 
-        return framework.run(self.options, self.model, self.real(inputs))
+        return framework.run(self.options, self.model, self.real(inputs), before)
 
     def real(self, inputs: list[tuple[np.ndarray, ...]]) -> list[tuple[np.ndarray, ...]]:
         """Inputs as the model itself takes them: in its dtypes, with integers decoded to real values."""

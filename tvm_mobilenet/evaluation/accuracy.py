@@ -156,11 +156,11 @@ def measure(
     total = len(data.images)
     for chunk in _chunks(data.images, network):
         inputs = [given for given, _ in chunk]
-        said = network.framework(inputs) if reference else None
-        name = _reference(network, said.name) if said else ""
+        said, framework = network.reference(inputs) if reference else ([], "")
+        name = _reference(network, framework) if reference else ""
         for i, (given, images) in enumerate(chunk):
             rows = _scores(kernels, given, images)
-            floats = said.values[i][0] if said else [None] * len(rows)
+            floats = said[i][0] if reference else [None] * len(rows)
             for image, row, one in zip(images, rows, floats, strict=False):  # the last batch may have padding
                 answers.append(Answer(image.name, image.label, _best(row), () if one is None else _best(one)))
             show(lambda: progress(answers, total, time.monotonic() - began))

@@ -6,6 +6,7 @@ Probabilities of 1.0 and 0.0 hide differences that the logits show.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class Outputs:
         return [outputs[output] for outputs in chosen]
 
 
-def run(options, model, inputs: list[tuple[np.ndarray, ...]]) -> Outputs:
+def run(options, model, inputs: list[tuple[np.ndarray, ...]], before: bool = True) -> Outputs:
     """Run a model in its own framework.
 
     Parameters
@@ -64,9 +65,17 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]]) -> Outputs:
     model : models.registry.ModelSpec or None
         The PyTorch network; None for a file.
     inputs : list of tuples of ndarray
+    before : bool
+        Whether the values before a last function are wanted. If not, a framework that computes them in a second run
+        leaves them out, and reports no functions.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The framework does not run the model.
     """
     if model is None and options.file_kind == "onnx":
-        return _onnx(Path(options.model), inputs)
+        return _onnx(Path(options.model), inputs, before)
     if model is None and options.file_kind == "tflite":
         from tvm_mobilenet.frontend import tflite_run
 
@@ -76,20 +85,30 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]]) -> Outputs:
     from tvm_mobilenet.frontend import torch_run
 
     name = f"PyTorch {torch.__version__.split('+')[0]}"
-    if model is not None and not options.in_registry:  # the network may end in any function
-        tensors = tuple(torch.from_numpy(x) for x in inputs[0])
-        program = torch.export.export(model.module, tensors).module()
+    if model is not None and before and not options.in_registry:  # the network may end in any function
+        program = _exported(model.module, tuple(x.shape for x in inputs[0])).module()
         return Outputs(*torch_run.with_and_without_last(program, inputs), name)
     if model is not None:
-        values = torch_run.outputs(model.module, inputs)
-        functions = ("",) * len(values[0])
-        return Outputs(values, [[None] * len(functions) for _ in inputs], functions, name)
+        return _only(torch_run.outputs(model.module, inputs), name)
     if options.trust_file:
         from tvm_mobilenet.frontend.torch_program import load_trusted
 
         module = load_trusted(Path(options.model)).module()
         return Outputs(*torch_run.with_and_without_last(module, inputs), name)
     return Outputs(*_read_and_run(Path(options.model), inputs), name)
+
+
+def _only(values: list, name: str) -> Outputs:
+    """Outputs without the values before their last functions."""
+    functions = ("",) * len(values[0])
+    return Outputs(values, [[None] * len(functions) for _ in values], functions, name)
+
+
+@functools.lru_cache(maxsize=1)  # a verification runs one network some times
+def _exported(module, shapes: tuple[tuple[int, ...], ...]):
+    import torch
+
+    return torch.export.export(module, tuple(torch.zeros(shape) for shape in shapes))
 
 
 def _read_and_run(path: Path, inputs: list) -> tuple[list, list, tuple[str, ...]]:
@@ -120,7 +139,7 @@ def _read_and_run(path: Path, inputs: list) -> tuple[list, list, tuple[str, ...]
     )
 
 
-def _onnx(path: Path, inputs: list) -> Outputs:
+def _onnx(path: Path, inputs: list, before: bool) -> Outputs:
     try:
         import onnxruntime
     except ImportError:
@@ -143,13 +162,12 @@ def _onnx(path: Path, inputs: list) -> Outputs:
                 "mend the model so that ONNX Runtime runs it, or export it as a .pt2 file",
             ) from e
 
-    values = outputs(str(path))
+    values, name = outputs(str(path)), f"ONNX Runtime {onnxruntime.__version__}"
     model = onnx.load(path)
-    functions = _leave_out_of_onnx(model.graph)
-    before = [[None] * len(functions) for _ in inputs]
-    if any(functions):
-        before = where(functions, outputs(model.SerializeToString()))
-    return Outputs(values, before, functions, f"ONNX Runtime {onnxruntime.__version__}")
+    functions = _leave_out_of_onnx(model.graph) if before else ()
+    if not any(functions):
+        return _only(values, name)
+    return Outputs(values, where(functions, outputs(model.SerializeToString())), functions, name)
 
 
 def _leave_out_of_onnx(graph) -> tuple[str, ...]:
