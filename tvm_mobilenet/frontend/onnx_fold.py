@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tvm_mobilenet.files import limits
 from tvm_mobilenet.frontend import onnx_limits
+from tvm_mobilenet.kinds.windows import same_padding
 
 
 def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -75,11 +76,7 @@ def explicit_pads(model: onnx.ModelProto) -> None:
         kernel = attributes.get("kernel_shape") or initialisers[node.input[1]][2:]
         strides = attributes.get("strides") or [1] * len(size)
         dilations = attributes.get("dilations") or [1] * len(size)
-        total = [
-            max((-(-s // t) - 1) * t + (k - 1) * d + 1 - s, 0)
-            for s, k, t, d in zip(size, kernel, strides, dilations, strict=True)
-        ]
-        less, more = [t // 2 for t in total], [t - t // 2 for t in total]
+        less, more = zip(*map(same_padding, size, kernel, strides, dilations), strict=True)
         attributes["pads"] = [*less, *more] if mode == "SAME_UPPER" else [*more, *less]
         del node.attribute[:]
         node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items())

@@ -15,15 +15,9 @@ from tvm import relax
 from tvm_mobilenet.frontend import tflite_schema as schema
 from tvm_mobilenet.frontend.tflite_elementwise import nchw, own
 from tvm_mobilenet.frontend.tflite_values import Call, Value
+from tvm_mobilenet.kinds.windows import same_padding
 
 op = relax.op
-
-
-def same(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """The padding of TFLite's SAME before and after a dimension."""
-    reach = (kernel - 1) * dilation + 1
-    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
-    return total // 2, total - total // 2
 
 
 def _window(call: Call, kernel: tuple[int, int], size: tuple[int, ...], dilation=(1, 1)) -> tuple[list, list]:
@@ -34,7 +28,7 @@ def _window(call: Call, kernel: tuple[int, int], size: tuple[int, ...], dilation
         raise ValueError(f"a window of {kernel} with strides {strides}")
     if given["padding"] != schema.SAME:
         return strides, [0, 0, 0, 0]
-    (top, bottom), (left, right) = (same(*each) for each in zip(size, kernel, strides, dilation, strict=True))
+    (top, bottom), (left, right) = (same_padding(*each) for each in zip(size, kernel, strides, dilation, strict=True))
     return strides, [top, left, bottom, right]
 
 

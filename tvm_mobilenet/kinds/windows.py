@@ -14,6 +14,12 @@ def padded(layer, x, value: float):
     return F.pad(x, (left, right, top, bottom), value=value)
 
 
+def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """TensorFlow's SAME: the padding before and after an axis with which its outputs are ``ceil(size / stride)``."""
+    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
 def outputs(layer, axis: int) -> int:
     """The height (axis 0) or width (axis 1) of a layer's output."""
     if layer.size:

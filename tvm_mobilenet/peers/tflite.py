@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tvm_mobilenet.kinds.windows import same_padding
 from tvm_mobilenet.passes.quantize import Scale
 from tvm_mobilenet.peers.contents import Content, Contents, Unknown
 
@@ -230,11 +231,8 @@ def _convolution(file: _File, content: Content, x: int, inside: str, given: Scal
 
 def _padding(file: _File, layer, size: tuple[int, int]) -> tuple[bool, int]:
     """Whether TFLite's SAME is a layer's padding, and its word: SAME or VALID."""
-    same = [
-        max(0, (-(-n // stride) - 1) * stride + (k - 1) * dilation + 1 - n)
-        for n, stride, k, dilation in zip(size, layer.stride, layer.kernel, layer.dilation, strict=True)
-    ]
-    if tuple(layer.padding) == (same[0] // 2, same[1] // 2, -(-same[0] // 2), -(-same[1] // 2)):
+    before, after = zip(*map(same_padding, size, layer.kernel, layer.stride, layer.dilation), strict=True)
+    if tuple(layer.padding) == (*before, *after):
         return True, file.s.Padding.SAME
     return False, file.s.Padding.VALID
 
