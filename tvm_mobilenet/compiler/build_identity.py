@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -29,6 +29,11 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The hash of each of these files of a folder."""
+    return {name: file_hash(folder / name) for name in names}
 
 
 def plan_hash(data: Mapping) -> str:

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tvm_mobilenet.compiler import quantization_file
+from tvm_mobilenet.compiler.build_identity import file_hash
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.models.options import DTYPES, IO, ModelOptions
 from tvm_mobilenet.passes.precision import Precision
@@ -25,8 +26,6 @@ _FLAGS = {"model": "--model", "weights": "--weights", "labels": "--labels", "inp
 
 def to_data(options: ModelOptions, folder: Path) -> dict:
     """The options as JSON data for a build in ``folder``; ``files`` has each file's places and hash."""
-    from tvm_mobilenet.compiler.module import file_hash
-
     data, files = asdict(replace(options, decided=None)), {}
     left_out = ("decided", "trust_file", "temporary")
     data = {name: str(v) if isinstance(v, Path) else v for name, v in data.items() if name not in left_out}
@@ -127,8 +126,6 @@ def _decided(kept: dict, data: dict, path: Path) -> Precision | Quantization:
 
 def _find(name: str, path: Path, kept: dict, folder: Path) -> Path:
     """A file at the first place where it is unchanged, else at the first place where it exists."""
-    from tvm_mobilenet.compiler.module import file_hash
-
     beside = (os.path.abspath(folder / kept["from_build"]), os.path.abspath(folder / path.name))
     places = list(dict.fromkeys((*(path,) * path.is_absolute(), *map(Path, beside))))
     there = [place for place in places if place.is_file()]

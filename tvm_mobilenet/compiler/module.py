@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import struct
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ import numpy as np
 
 from tvm_mobilenet import old_words, targets
 from tvm_mobilenet.compiler import build_identity, quantization_file, stored_plan
-from tvm_mobilenet.compiler.build_identity import AGAIN, PLAN, file_hash
+from tvm_mobilenet.compiler.build_identity import AGAIN, PLAN
 from tvm_mobilenet.compiler.plan import Plan
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files import json_text, reading
@@ -188,9 +189,9 @@ def described(plan: Plan, layers: list[BuiltLayer], info: dict, target: targets.
     }
 
 
-def write_plan(new: Path, data: dict, build: str, files: tuple[str, ...]) -> None:
-    """Write the plan, which names all files and the build, into a folder that already has them."""
-    data = {**data, "build": build, "files": {name: file_hash(new / name) for name in files}}
+def write_plan(new: Path, data: dict, build: str, files: Mapping[str, str]) -> None:
+    """Write the plan, which names the build and all files with their hashes, into a folder that already has them."""
+    data = {**data, "build": build, "files": dict(files)}
     data["hash"] = build_identity.plan_hash(data)
     (new / PLAN).write_text(json.dumps(data, indent=1), encoding="utf-8")
 

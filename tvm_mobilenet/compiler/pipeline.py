@@ -123,11 +123,13 @@ class BuiltModel:
         data = module.described(self.plan, self.decided, info, self.target)
         try:
             with replacing_own(folder, module.OWN, module.PLAN) as new:
-                files = artifacts.parts(self, new, linker)
-                build = build_identity.identity(data, {name: build_identity.file_hash(new / name) for name in files})
-                files += artifacts.libraries(self, new, build, linker, executable)
+                files = build_identity.hashes(new, artifacts.parts(self, new, linker))
+                build = build_identity.identity(data, files)
+                files |= build_identity.hashes(new, artifacts.libraries(self, new, build, linker, executable))
                 module.write_plan(new, data, build, files)
-                made = module.BuiltModule(new, self.plan, tuple(self.decided), info, data["target"], files, build)
+                made = module.BuiltModule(
+                    new, self.plan, tuple(self.decided), info, data["target"], tuple(files), build
+                )
                 if check:
                     check(made)
         except OSError as e:
