@@ -199,7 +199,7 @@ def build(
 
             console.say(f"running the bundle's code for {bundle}")
             options_ = {"network": network, "target": target, "linker": linker, "embed_weights": embed_weights}
-            packed = make(folder, lowered=compiled.lowered, **options_)
+            packed = make(folder, lowered=compiled.lowered, whole=not ran, **options_)
             (packed if sign is None else packed.signed(sign)).write(bundle)
     return BuildResult(
         folder,

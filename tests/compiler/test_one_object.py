@@ -2,6 +2,7 @@
 whoever calls one does."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.support.sealing import as_earlier
 from tvm_mobilenet import build, schedules, targets
 from tvm_mobilenet.boards import open_board
 from tvm_mobilenet.boards.plan_runner import PlanRunner
+from tvm_mobilenet.bundle import pack
 from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
@@ -95,13 +97,22 @@ def test_weights_lie_once_in_a_build(tmp_path):
         _ = built.read(tmp_path).executable
 
 
-def test_what_another_build_left_is_removed(tmp_path):
+def test_what_another_build_left_is_removed_and_no_file_runs_twice(tmp_path, monkeypatch):
+    """TVM's executable is run before the folder is replaced; the bundle of that build need not run it again."""
     network, target = load_network(modules.tiny_options()), targets.load("rpi4")
-    (tmp_path / built.EARLIER).write_bytes(b"of an earlier version")
-    build.build(network.options, target, output=tmp_path, network=network, tvm_executable=True)
-    assert (tmp_path / built.EXECUTABLE).exists() and not (tmp_path / built.EARLIER).exists()
-    build.build(network.options, target, output=tmp_path, network=network)
-    assert not (tmp_path / built.EXECUTABLE).exists()
+    folder, bundle, again = tmp_path / "build", tmp_path / "bundle.tar.gz", []
+
+    def make(_folder, *, whole, **_):
+        again.append(whole)
+        return SimpleNamespace(write=lambda path: path.write_bytes(b""))
+
+    monkeypatch.setattr(pack, "make", make)
+    folder.mkdir()
+    (folder / built.EARLIER).write_bytes(b"of an earlier version")
+    build.build(network.options, target, output=folder, network=network, bundle=bundle, tvm_executable=True)
+    assert (folder / built.EXECUTABLE).exists() and not (folder / built.EARLIER).exists()
+    build.build(network.options, target, output=folder, network=network, bundle=bundle)
+    assert not (folder / built.EXECUTABLE).exists() and again == [False, True]
 
 
 # ---- what a kernel takes

@@ -124,6 +124,7 @@ def make(
     embed_weights: bool = False,
     samples: int = 2,
     work: Path | None = None,
+    whole: bool = True,
 ) -> Bundle:
     """The bundle of a built module.
 
@@ -143,6 +144,8 @@ def make(
         Number of inputs of the self-test.
     work : path, optional
         A folder that keeps sources and objects, for a build with other compiler flags.
+    whole : bool
+        Whether the module's other files must be run too; not if they were already.
 
     Raises
     ------
@@ -154,17 +157,19 @@ def make(
     from tvm_mobilenet.compiler import module as built
 
     how = {"lowered": lowered, "network": network, "target": target, "linker": linker}
-    return _of(built.read(folder), **how, embed_weights=embed_weights, samples=samples, work=work)
+    return _of(built.read(folder), **how, embed_weights=embed_weights, samples=samples, work=work, whole=whole)
 
 
 @using_its_files
-def _of(module, *, lowered, network, target, linker, embed_weights: bool, samples: int, work: Path | None) -> Bundle:
+def _of(
+    module, *, lowered, network, target, linker, embed_weights: bool, samples: int, work: Path | None, whole: bool
+) -> Bundle:
     """The bundle of a built module; see `make`. In one piece: each file depends on those before it."""
     from tvm_mobilenet.compiler import module as built
 
     plan, weights = module.plan, np.asarray(module.parameters()).tobytes()
     _check_ports(plan)
-    checked = _checked(module, network, target, samples)
+    checked = _checked(module, network, target, samples, whole)
     batch, (tolerance, expected) = checked.inputs, _expected(network, checked)
     units = [float(f"{o.unit:.3g}") for o in checked.outputs]  # rounded, so that every CPU gives the same
     error = _difference(network, checked.values, expected, units)  # float64 is the same on every CPU, float32 is not
@@ -378,7 +383,7 @@ def _difference(network, values: list, expected: list, units: list) -> float:
     )
 
 
-def _checked(module, network, target, samples: int):
+def _checked(module, network, target, samples: int, whole: bool):
     """Run the module on a board and check it by the rule of `verify`; return a ``checking.machine_check.Found``.
 
     Its inputs become the self-test: photographs (see `_inputs`), and noise if photographs do not change the outputs.
@@ -386,7 +391,8 @@ def _checked(module, network, target, samples: int):
     from tvm_mobilenet.boards import open_board, own
     from tvm_mobilenet.checking.machine_check import check
 
+    whole = whole and not target.is_host
     with open_board(own(target), target) as board:
-        found = check(module, network, board, _inputs(network, samples), visible=True, whole=not target.is_host)
+        found = check(module, network, board, _inputs(network, samples), visible=True, whole=whole)
     found.require()
     return found
