@@ -169,11 +169,11 @@ def test_labels_lose_their_control_characters(tmp_path, name):
     [
         ("l.txt", b"n" * 100_000, "100,000 characters"),
         ("l.txt", b"x\n" * (40 << 20), "more than 64 MiB"),
-        ("l.json", b"[" * 200_000, "no JSON of names"),
-        ("l.json", b"[" + b"9" * 10_000 + b"]", "no JSON of names"),
-        ("l.json", b'{"0": {"0": "a"}}', "no JSON of names"),
-        ("l.json", b"5", "no JSON of names"),
-        ("l.txt", b"\x80\x04\x95cos\nsystem\n.", "no text"),
+        ("l.json", b"[" * 200_000, "not a JSON list or object of names"),
+        ("l.json", b"[" + b"9" * 10_000 + b"]", "not a JSON list or object of names"),
+        ("l.json", b'{"0": {"0": "a"}}', "not a JSON list or object of names"),
+        ("l.json", b"5", "not a JSON list or object of names"),
+        ("l.txt", b"\x80\x04\x95cos\nsystem\n.", "not text"),
         ("l.txt", b"\n" * 1_000_000, "has 0 names"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from tests.support.fake_board import Jobs, Unable
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.tuning import workers as workers_module
+from tvm_mobilenet.tuning.pace import Pace
 from tvm_mobilenet.tuning.workers import Workers, keep_busy
 
 
@@ -128,3 +129,14 @@ def test_nothing_outlives_the_parent(tmp_path, how):
     while list(temporary.iterdir()) and time.monotonic() < end:
         time.sleep(0.05)
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("seconds, words", [(0.25, "4 jobs a second"), (200.0, "a job every 200 s")])
+def test_a_slow_pace_is_told_as_seconds_a_job(seconds, words):
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    pace.has(1)
+    for _ in range(4):
+        now[0] += seconds
+        pace.count(seconds)
+    assert words in str(pace)

@@ -10,7 +10,7 @@ KEPT = {  # by verb, filled in with its arguments
     "accuracy": UNCHANGED,
     "agent": "no session is left",
     "bench": "no measurement was complete, so none is recorded",
-    "build": "module and bundle are complete, each new or as before; the same command builds again",
+    "build": "no module or bundle is left incomplete; the same command builds again",
     "complexity": UNCHANGED,
     "doctor": UNCHANGED,
     "factorize": UNCHANGED,

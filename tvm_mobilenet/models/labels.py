@@ -94,8 +94,8 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
     except KeyError as e:
         raise TvmMobilenetError(f"labels {path}: there is no class {e}", _WANTED) from None
     except (ValueError, TypeError, IndexError, RecursionError):
-        kind = "JSON of names" if str(path).lower().endswith(".json") else "text in UTF-8"
-        raise TvmMobilenetError(f"labels {path}: no {kind}", _WANTED) from None
+        kind = "a JSON list or object of names" if str(path).lower().endswith(".json") else "text in UTF-8"
+        raise TvmMobilenetError(f"labels {path}: it is not {kind}", _WANTED) from None
     count = len(labels)
     while count and not labels[count - 1]:
         count -= 1

@@ -49,6 +49,7 @@ class Pace:
     def __str__(self) -> str:
         words = [f"{self.workers} worker{'s' * (self.workers != 1)}"]
         if self.jobs >= SHOWN_AFTER:
-            words += [f"{self.rate:.2g} jobs a second", f"{self.share:.0%} of their time in jobs"]
+            often = f"{self.rate:.2g} jobs a second" if self.rate >= 1 else f"a job every {1 / self.rate:,.0f} s"
+            words += [often, f"{self.share:.0%} of their time in jobs"]
             words += [f"{self.bytes / self.jobs:,.0f} bytes a job"] * bool(self.bytes)
         return ", ".join(words)
