@@ -193,6 +193,14 @@ def test_the_largest_pages_are_no_larger_than_a_megabyte_and_a_half(every):
         assert 800_000 < len(page.html().encode()) <= MOST_BYTES
 
 
+def test_the_drawing_code_of_pages_is_joined_once_for_all_processes(monkeypatch, tmp_path):
+    """It takes 2 seconds of CPU time."""
+    converter, joined = pytest.importorskip("vl_convert"), []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(converter, "javascript_bundle", lambda code: joined.append(code) or f"/*é*/{code}")
+    assert [vega.script.__wrapped__() for _ in range(2)] == [f"/*é*/{joined[0]}"] * 2 and len(joined) == 1
+
+
 def test_the_data_of_a_chart_cannot_end_its_script(monkeypatch):
     monkeypatch.setattr(vega, "script", lambda: "")
     monkeypatch.setattr(vega, "notice", lambda: "")

@@ -15,10 +15,14 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import MissingDependencyError
+from tvm_mobilenet.files.temporary import TemporaryFolder
+from tvm_mobilenet.files.user_cache import Collection
 
+KEPT = Collection("scripts", 8 << 20)  # 0.8 MB for each version of the package
 LIGHT = {  # colours of page.css, which also has those of dark mode
     "ink": "#1f2328",
     "quiet": "#59636e",
@@ -148,10 +152,17 @@ def require(what: str) -> None:
 
 @functools.cache
 def script() -> str:
-    """The JavaScript of Vega, Vega-Lite and Vega-Embed with their dependencies, as ``vegaEmbed``."""
-    import vl_convert
+    """The JavaScript of Vega, Vega-Lite and Vega-Embed with their dependencies, as ``vegaEmbed``; it is joined once for
+    each version of the package.
+    """
+    with TemporaryFolder() as folder:
+        path, key = folder / "vega.js", f"vega-{version('vl-convert-python')}"
+        if not KEPT.take(key, path):
+            import vl_convert
 
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+            path.write_text(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"), encoding="utf-8")
+            KEPT.keep(key, path)
+        return path.read_text(encoding="utf-8")
 
 
 @functools.cache
