@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tests.support import modules
 from tvm_mobilenet import build, targets
 from tvm_mobilenet.checking import network_steps
+from tvm_mobilenet.compiler import kept_float
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.evaluation import precision_page, sensitivity
-from tvm_mobilenet.evaluation.sensitivity import Choice, LayerCost, Point
+from tvm_mobilenet.evaluation.sensitivity import Choice, LayerCost, Point, floats_of
 from tvm_mobilenet.passes import precision
 
 BAD = "layer_002"
@@ -47,12 +48,12 @@ def test_a_network_is_computed_as_its_kernels_compute_it(network, inputs):
 
 
 def test_the_layer_that_costs_most_is_found_and_stays_in_float(network, inputs):
-    choice = sensitivity.choose(network, 0.05, inputs, "noise")
+    choice = sensitivity.choose(network, floats_of(network), 0.05, inputs, "noise")
     assert choice.costs[0].layer == BAD and choice.costs[0].share > 0.8
     assert sum(cost.share for cost in choice.costs) == pytest.approx(1)
     assert choice.chosen.kept == (BAD,) and choice.chosen.drop <= 0.05 < choice.points[0].drop
     assert choice.points[0].kept == () and not choice.labelled
-    made = sensitivity.with_kept(network, choice)
+    made = sensitivity.with_kept(network, floats_of(network), choice)
     assert made.options.keep_float == BAD and [k.layer for k in made.precision.kept] == [BAD]
     assert made.precision.kept[0].why.endswith("% of the error of all layers")
     again = load_network(replace(made.options, decided=made.precision))
@@ -63,14 +64,16 @@ def test_with_labels_the_drop_is_that_of_top1(network, inputs):
     """Labels that the int8 network gives: its top-1 is above the float network's, and nothing need stay."""
     graph = network.graph
     labels = [sensitivity._best(graph, sensitivity._run(graph, sensitivity._ports(graph, x))) for x in inputs]
-    choice = sensitivity.choose(network, 0.0, inputs, "noise", labels)
+    choice = sensitivity.choose(network, floats_of(network), 0.0, inputs, "noise", labels)
     assert choice.labelled and choice.chosen.kept == () and choice.chosen.accuracy == 1 and choice.chosen.drop < 0
 
 
 def test_what_a_user_keeps_is_kept_beside(network, inputs):
     options = replace(network.options, keep_float="layer_000")
-    named = sensitivity.with_kept(network, Choice(0, (), (), Point(("layer_000",), 1, 0), "", False))
-    choice = sensitivity.choose(replace(named, options=options), 0.05, inputs, "noise")
+    named = sensitivity.with_kept(
+        network, floats_of(network), Choice(0, (), (), Point(("layer_000",), 1, 0), "", False)
+    )
+    choice = sensitivity.choose(replace(named, options=options), floats_of(named), 0.05, inputs, "noise")
     assert choice.points[0].kept == ("layer_000",) and set(choice.chosen.kept) == {"layer_000", BAD}
     assert choice.why("layer_000") == "named by --keep-float"
 
@@ -88,10 +91,10 @@ def test_layers_in_float_compute_in_the_float_of_the_target(network, inputs, mon
         assert np.abs(scores[dtype] - right[0][0]).max() < (1e-5 if dtype == "float32" else 5e-3) * right[0].std()
     off = np.abs(scores["float16"] - scores["float32"]).max() / scores["float32"].std()
     assert 1e-4 < off < 1e-1, "float16 rounds, and that is seen"
-    search = sensitivity._Search(narrow, inputs[:2], (), [], lambda line: None)
+    search = sensitivity._Search(narrow, floats_of(narrow), inputs[:2], (), [], lambda line: None)
     assert set(search.dtypes.values()) == {"float16"}
     monkeypatch.setattr(precision, "HEADROOM", 1e8)
-    assert set(sensitivity.floats_of(narrow).values()) == {"float32"}
+    assert set(floats_of(narrow).values()) == {"float32"}
 
 
 @given(st.integers(0, 70), st.integers(0, 70))
@@ -101,8 +104,8 @@ def test_the_fewest_are_found(least, more):
 
 def test_the_page_has_the_networks_on_the_way(network, inputs):
     """Their cycles are predicted whole, with conversions: a layer in float costs more than its multiply-adds."""
-    choice = sensitivity.choose(network, 0.05, inputs, "noise")
-    priced = precision_page.with_cycles(choice, network, targets.load("rpi4"))
+    choice = sensitivity.choose(network, floats_of(network), 0.05, inputs, "noise")
+    priced = precision_page.with_cycles(choice, network, floats_of(network), targets.load("rpi4"))
     points = [point for point in priced.points if point.cycles]
     assert points[0].kept == () and priced.chosen in points and priced.chosen.cycles > points[0].cycles > 0
     page = precision_page.page(priced, "<tiny>", targets.load("rpi4"))
@@ -132,12 +135,15 @@ def test_a_network_that_is_faster_with_more_in_float_is_told():
     assert replace(choice, chosen=many).faster is None and "cycles" not in replace(choice, chosen=many).summary()
 
 
-def test_the_command_keeps_layers_and_says_why(tmp_path, capsys):
+def test_the_command_keeps_layers_and_says_why(tmp_path, capsys, monkeypatch):
+    measured, once = [], kept_float.floats_of
+    monkeypatch.setattr(kept_float, "floats_of", lambda *given: measured.append(given) or once(*given))
     given = ["--model", modules.tiny_options().model, "--dtype", "int8", "--target", "host", "--max-drop", "0%"]
     assert build.main([*given, "--output", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     choice = found["choice"]
     assert choice["chosen"]["drop"] == 0 and choice["limit"] == 0
+    assert len(measured) == 1, "the images run once to find what stays in a narrow float's range"
     assert [k["layer"] for k in found["precision"]["kept"]] == sorted(choice["chosen"]["kept"])
     kept = built.read(tmp_path).info["model"]["keep_float"] or ""
     assert sorted(filter(None, kept.split(","))) == sorted(choice["chosen"]["kept"])

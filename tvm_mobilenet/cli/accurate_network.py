@@ -56,10 +56,11 @@ def _with_floats(args: argparse.Namespace, network, target, wanted) -> tuple:
     inputs, images, labels = _images(args, network, wanted)
     console.say(f"choosing the layers of {network.options.title} that stay in float, on {images}")
     with console.Progress() as progress:
-        choice = sensitivity.choose(network, args.max_drop, inputs, images, labels, progress.update)
+        floats = sensitivity.floats_of(network)
+        choice = sensitivity.choose(network, floats, args.max_drop, inputs, images, labels, progress.update)
         if args.plot:
-            choice = precision_page.with_cycles(choice, network, target, args.linker, progress.update)
-    made = sensitivity.with_kept(network, choice)
+            choice = precision_page.with_cycles(choice, network, floats, target, args.linker, progress.update)
+    made = sensitivity.with_kept(network, floats, choice)
     if args.plot:
         precision_page.page(choice, network.options.title, target).write(args.plot, "--plot")
         console.say(f"page: {args.plot}")

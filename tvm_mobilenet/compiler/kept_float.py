@@ -62,19 +62,35 @@ def _calls(network, decided: Quantization, names: str) -> tuple[str, ...]:
     return tuple(call.name for call in calls if call.name in found)
 
 
-def keeping(network, decided: Quantization, why: Mapping[str, str]) -> Quantization:
+def keeping(
+    network, decided: Quantization, why: Mapping[str, str], floats: Mapping[str, str] | None = None
+) -> Quantization:
     """A quantization that keeps these calls in float, each with the reason.
 
     Parameters
     ----------
     network : Network
         The network in float32, whose options give the float dtype.
+    floats : mapping, optional
+        The result of `floats_of`, if it is known.
     """
-    dtype, calls = network.options.keep_dtype, network.graph.calls
-    chosen = [call for call in calls if call.name in why and quantize.integral(call.layer)]
-    wide = beyond(network, decided, dtype) if chosen else set()
-    kept = (Kept(c.name, c.source, FLOAT32 if c.name in wide else dtype, why[c.name]) for c in chosen)
-    return replace(decided, kept=tuple(kept))
+    chosen = [call for call in network.graph.calls if call.name in why and quantize.integral(call.layer)]
+    if floats is None:
+        floats = floats_of(network, decided) if chosen else {}
+    return replace(decided, kept=tuple(Kept(c.name, c.source, floats[c.name], why[c.name]) for c in chosen))
+
+
+def floats_of(network, decided: Quantization) -> dict[str, str]:
+    """The dtype of each call if it stays in float. Images are run to find it.
+
+    Parameters
+    ----------
+    network : Network
+        The network in float32, whose options give the dtype of those that stay in its range.
+    """
+    dtype = network.options.keep_dtype
+    wide = beyond(network, decided, dtype)
+    return {call.name: FLOAT32 if call.name in wide else dtype for call in network.graph.calls}
 
 
 def beyond(network, decided: Quantization, dtype: str) -> set[str]:

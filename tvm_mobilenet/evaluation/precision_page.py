@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from tvm_mobilenet.evaluation.sensitivity import Choice, Point, floats_of, keeping
+from tvm_mobilenet.evaluation.sensitivity import Choice, Point, keeping
 from tvm_mobilenet.report import vega
 from tvm_mobilenet.report.page import Page, Table
 
@@ -13,7 +13,12 @@ MOST_POINTS = 8  # each is compiled and executed whole
 
 
 def with_cycles(
-    choice: Choice, network, target, linker: str | None = None, show: Callable = lambda line: None
+    choice: Choice,
+    network,
+    floats: Mapping[str, str],
+    target,
+    linker: str | None = None,
+    show: Callable = lambda line: None,
 ) -> Choice:
     """A choice with the predicted cycles of the networks that it tried, conversions included.
 
@@ -23,7 +28,9 @@ def with_cycles(
     Parameters
     ----------
     network : Network
-        A network in int8; its options name the float dtype of kept layers.
+        A network in int8.
+    floats : mapping of str to str
+        Its `sensitivity.floats_of`.
     target : targets.Target
         The target of the predicted cycles.
     """
@@ -32,7 +39,7 @@ def with_cycles(
     from tvm_mobilenet.compiler.network import with_decided
     from tvm_mobilenet.survey.estimates import executed
 
-    points, floats = shown(choice), floats_of(network)
+    points = shown(choice)
     found: dict[tuple, Point] = {}
     with open_board("virtual", target) as board:
         for point in points:

@@ -128,6 +128,7 @@ class Choice:
 
 def choose(
     network,
+    floats: Mapping[str, str],
     limit: float,
     inputs: Sequence[tuple],
     images: str,
@@ -140,6 +141,8 @@ def choose(
     ----------
     network : Network
         A network in int8, with the layers that stay in float anyway.
+    floats : mapping of str to str
+        Its `floats_of`.
     inputs : sequence of tuples of ndarray
         Each the network's inputs in float32, one image a batch.
     images : str
@@ -150,7 +153,7 @@ def choose(
         Called with a function that returns a text of the progress.
     """
     costs = layer_costs(network, inputs[:IMAGES], show)
-    search = _Search(network, inputs, labels, [cost.layer for cost in costs], show)
+    search = _Search(network, floats, inputs, labels, [cost.layer for cost in costs], show)
     count = _fewest(lambda k: search.first(k).drop <= limit, len(costs))
     chosen = search.first(count)
     for name in reversed(search.order[:count]):
@@ -160,12 +163,12 @@ def choose(
     return Choice(limit, tuple(costs), tuple(points), chosen, images, bool(len(labels)))
 
 
-def with_kept(network, choice: Choice):
-    """The network with the chosen layers in float, in the dtype of the options, as it would be loaded with
+def with_kept(network, floats: Mapping[str, str], choice: Choice):
+    """The network with the chosen layers in float, each in its dtype of ``floats``, as it would be loaded with
     ``--keep-float``."""
     why = {layer: choice.why(layer) for layer in choice.chosen.kept}
     start = replace(network, graph=network.original)
-    decided = kept_float.keeping(start, replace(network.precision, kept=()), why)
+    decided = kept_float.keeping(start, replace(network.precision, kept=()), why, floats)
     options = replace(network.options, keep_float=",".join(why) or None)
     return with_decided(replace(network, options=options), decided)
 
@@ -187,11 +190,19 @@ def _fewest(holds: Callable[[int], bool], most: int) -> int:
 class _Search:
     """Networks with some layers in float on all images, each computed once."""
 
-    def __init__(self, network, inputs: Sequence[tuple], labels: Sequence[int], order: list[str], show: Show):
+    def __init__(
+        self,
+        network,
+        dtypes: Mapping[str, str],
+        inputs: Sequence[tuple],
+        labels: Sequence[int],
+        order: list,
+        show: Show,
+    ):
         self.network, self.inputs, self.labels, self.order, self.show = network, inputs, labels, order, show
         self.base = tuple(kept.layer for kept in network.precision.kept)
         self.points: dict[frozenset[str], Point] = {}
-        graph, self.dtypes = network.original, floats_of(network)
+        graph, self.dtypes = network.original, dtypes
         self.floats = [_best(graph, _run(graph, _ports(graph, x))) for x in inputs]
 
     def first(self, count: int) -> Point:
@@ -224,10 +235,8 @@ class _Search:
 
 
 def floats_of(network) -> dict[str, str]:
-    """The float dtype of each call of an int8 network that stays in float."""
-    graph, dtype = network.original, network.options.keep_dtype
-    wide = kept_float.beyond(replace(network, graph=graph), network.precision, dtype)
-    return {call.name: FLOAT32 if call.name in wide else dtype for call in graph.calls}
+    """The float dtype of each call of an int8 network that stays in float. Images are run to find it."""
+    return kept_float.floats_of(replace(network, graph=network.original), network.precision)
 
 
 def keeping(network, calls: Mapping[str, str]):
