@@ -20,15 +20,17 @@ from math import prod
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds.places import Place
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, copying
 from tvm_mobilenet.passes.quantize import QUAD
+
+VECTORS = 64, 16, 4  # for every core: vectors in a row of a copy, the first that divides it; long rows are cheap loops
 
 
 def run(graph: LayerGraph, core) -> LayerGraph:
-    """The graph without the concatenations and slices that need no kernel. ``core`` is ignored."""
+    """The graph without the concatenations and slices that need no kernel."""
     if not any(moves(call) for call in graph.calls):
         return graph
-    return _Views(graph).run()
+    return _Views(graph, core).run()
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def cuts(call: LayerCall | None) -> bool:
 class _Views:
     """The pass of this module."""
 
-    def __init__(self, graph: LayerGraph):
-        self.graph = graph
+    def __init__(self, graph: LayerGraph, core):
+        self.graph, self.core = graph, core
         self.makers = {call.output: call for call in graph.calls}
         self.readers: dict[str, list[LayerCall]] = {}
         for call in graph.calls:
@@ -222,24 +224,23 @@ class _Views:
         """The layer that copies an operand of a concatenation to its place ``to``, or, if that is None, a slice into
         memory of its own.
         """
-        body = call.layer.body
+        body, dtype = call.layer.body, call.layer.output_dtype
         if to is None:
             data = _taken(call, self._whole(value, body.operands[0]))
         else:
             data = self._whole(value, body.operands[call.inputs.index(value)])
         rows = next((r for r in (data, to) if r is not None and not r.contiguous), None)
-        count, width = (rows.count, rows.width) if rows else _even(data.count * data.width)
-        layer = Layer(
-            kind="elementwise",
-            op="none",
-            height=count,
-            channels=width,
-            out_channels=width,
-            dtype=call.layer.output_dtype,
-        ).reading(*data.lies)
+        count, width = (rows.count, rows.width) if rows else self._even(data.count * data.width, dtype)
+        layer = copying((count, width), dtype).reading(*data.lies)
         layer = layer.writing(*to.lies) if to else layer
         inputs = (self._memory(value),) if value in self.places else (value,)
         return LayerCall(name, layer, call.source, inputs, {}, name, (call,), into=to.value if to else "")
+
+    def _even(self, size: int, dtype: str) -> tuple[int, int]:
+        """``size`` elements as rows of whole vectors, if possible."""
+        lanes = self.core.lanes(dtype)
+        width = next((n * lanes for n in VECTORS if size % (n * lanes) == 0), size)
+        return size // width, width
 
 
 def _stretches(call: LayerCall, whole: _Rows | None = None) -> list[_Rows | None]:
@@ -262,12 +263,6 @@ def _taken(call: LayerCall, data: _Rows) -> _Rows | None:
     body = call.layer.body
     axis, inner = body.view.axis, prod(body.output[body.view.axis + 1 :])
     return data.stretch(prod(body.output[:axis]), body.view.begin * inner, body.output[axis] * inner)
-
-
-def _even(size: int) -> tuple[int, int]:
-    """``size`` elements as rows of whole vectors, if possible."""
-    width = next((width for width in (256, 64, 16) if size % width == 0), size)
-    return size // width, width
 
 
 def memory(without: Sequence[LayerCall], steps: Sequence) -> dict[str, str]:

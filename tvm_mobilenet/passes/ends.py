@@ -24,7 +24,7 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.preprocess import Preprocess
 from tvm_mobilenet.passes.encoding import Pixels, Whole
-from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, copying
 
 FLOAT = "float32"
 WHOLE = ("int8", "uint8")
@@ -194,7 +194,7 @@ class _Ends:
         name = f"{port.value}_f32"
         if name not in (call.name for call in self.before):
             whole, scale = self._whole(port), self._scale(port)
-            layer = _copy(port.shape).replace(writes=FLOAT)
+            layer = copying(port.shape, "int8").replace(writes=FLOAT)
             constants = {"scale": np.array([scale.step]), "ends": np.array([scale.zero, 0, -128, 127])}
             source = f"{port.name} as {FLOAT}"
             self.before.append(LayerCall(name, layer, source, (whole,), {}, name).replace(**constants))
@@ -206,7 +206,7 @@ class _Ends:
             return port.value
         name = f"{port.value}_whole"
         if name not in (call.name for call in self.before):
-            call = LayerCall(name, _copy(port.shape), f"{port.name} as int8", (port.value,), {}, name)
+            call = LayerCall(name, copying(port.shape, "int8"), f"{port.name} as int8", (port.value,), {}, name)
             if isinstance(port.encoding, Pixels):
                 call = self._of_pixels(call, port, self._scale(port))
             else:
@@ -221,7 +221,7 @@ class _Ends:
             return port
         name = f"{port.value}_u8"
         if name not in (call.name for call in self.after):
-            layer = _copy(port.shape).replace(writes="uint8")
+            layer = copying(port.shape, "int8").replace(writes="uint8")
             call = LayerCall(name, layer, f"{port.name} as uint8", (port.value,), {}, name)
             self.after.append(call.replace(ends=np.array([0, 0, -128, 127])))
         return replace(port, value=name, dtype="uint8", encoding=port.encoding.as_uint8)
@@ -235,12 +235,3 @@ def _quantizes(layer: Layer) -> bool:
 def _made(call: LayerCall) -> Whole:
     """The scale of the output of such a layer."""
     return Whole(float(call.constants["scale"][0]), int(call.constants["ends"][1]))
-
-
-def _copy(shape: tuple[int, ...]) -> Layer:
-    """A copy of a tensor of any shape in int8, with one position for each row of its last dimension."""
-    channels = shape[-1] if shape else 1
-    positions = int(np.prod(shape, dtype=np.int64)) // channels
-    return Layer(
-        kind="elementwise", op="none", height=positions, channels=channels, out_channels=channels, dtype="int8"
-    )

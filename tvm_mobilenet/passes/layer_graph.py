@@ -7,6 +7,7 @@ once, at the end.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -87,6 +88,14 @@ class LayerCall:
         if self.layer.parts:
             return tuple(self.constants.get(f"{i}.{name}") for i in range(len(self.layer.parts)))
         return self.constants.get(name)
+
+
+def copying(shape: tuple[int, ...], dtype: str = "float32") -> Layer:
+    """The layer that copies a tensor, with one position for each row of its last dimension."""
+    channels = shape[-1] if shape else 1
+    positions = math.prod(shape) // channels
+    layer = Layer(kind="elementwise", op="none", height=positions, channels=channels, out_channels=channels)
+    return layer.replace(dtype=dtype)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.errors import TvmMobilenetError, nearest, reason
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import ends, quantize, quantize_given
-from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, copying
 
 HEADROOM = 4  # other images may give larger values, so the limit is a quarter of a dtype's range
 LOST = 1 / 64  # share of a channel's weights; if a dtype drops more, the user is told
@@ -379,17 +379,8 @@ def _in_dtypes(layer: Layer, narrow: bool, reads: str, writes: str, dtype: str) 
 
 def _conversion(name: str, value: str, before: str, after: str, shape: tuple[int, ...]) -> LayerCall:
     """The copy of a value in another dtype, with one position for each row of its last dimension."""
-    channels = shape[-1] if shape else 1
-    positions = int(np.prod(shape, dtype=np.int64)) // channels
     narrow = after if dtypes.of(after).bytes < dtypes.of(before).bytes else before
-    layer = Layer(
-        kind="elementwise",
-        op="none",
-        height=positions,
-        channels=channels,
-        out_channels=channels,
-        dtype=narrow,
-        reads="" if before == narrow else before,
-        writes="" if after == narrow else after,
+    layer = copying(shape, narrow).replace(
+        reads="" if before == narrow else before, writes="" if after == narrow else after
     )
     return LayerCall(name, layer, f"{value} as {after}", (value,), {}, name)

@@ -27,7 +27,7 @@ from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import equalize
 from tvm_mobilenet.passes.activation_table import table
 from tvm_mobilenet.passes.encoding import Whole
-from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, copying
 from tvm_mobilenet.passes.quantization import ASSUMED, DTYPE, Quality, Quantization, Scale
 from tvm_mobilenet.passes.whole_weights import HIGH, LOW, group_of, summed, whole_weights
 
@@ -121,7 +121,7 @@ class Quantize:
             return value
         if (value, dtype) not in self.converted:
             name = f"{value}_{dtypes.of(dtype).token}"
-            self.converted[value, dtype] = self._convert(flat(shape), value, dtype, self.scales[value], name)
+            self.converted[value, dtype] = self._convert(copying(shape), value, dtype, self.scales[value], name)
         return self.converted[value, dtype]
 
     def _convert(self, base: Layer, value: str, dtype: str, scale: Scale, name: str, output: str = "") -> str:
@@ -200,13 +200,6 @@ def image(layer: Layer) -> bool:
     three channels.
     """
     return layer.kind == "conv" and layer.groups == 1 and (layer.input_layout == "NCHW" or layer.channels % QUAD > 0)
-
-
-def flat(shape: tuple[int, ...]) -> Layer:
-    """A copy of a tensor of this shape, as rows of its last dimension."""
-    channels = shape[-1] if shape else 1
-    positions = int(np.prod(shape, dtype=np.int64)) // channels
-    return Layer(kind="elementwise", op="none", height=positions, channels=channels, out_channels=channels)
 
 
 def plain(layer: Layer) -> bool:

@@ -14,13 +14,12 @@ from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds.activation import of_sums
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import marks
-from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, copying
 from tvm_mobilenet.passes.quantize import (
     DTYPE,
     Quantization,
     Quantize,
     Scale,
-    flat,
     image,
     plain,
 )
@@ -123,7 +122,7 @@ class QuantizeGiven(Quantize):
 
     def _rounded(self, raw: str, value: str, shape: tuple[int, ...]) -> None:
         """Round a float32 value to int8."""
-        self._convert(flat(shape), raw, DTYPE, self.scales[value], f"{value}_{dtypes.of(DTYPE).token}", value)
+        self._convert(copying(shape), raw, DTYPE, self.scales[value], f"{value}_{dtypes.of(DTYPE).token}", value)
 
 
 def _fits(call: LayerCall, given: Scale) -> bool:
