@@ -97,8 +97,9 @@ class VerifyResult:
                 f"input{'s' * (self.inputs > 1)}: largest difference {c.max_difference:.2e}, {c.relative:.1e} of the "
                 f"standard deviation ({allowed}), mean {c.mean_difference:.1e}, cosine {c.cosine:.7f}, "
                 f"top-1 {c.top1:.0%}, top-5 {c.top5:.0%}"
-                + "; the same for every input, so it shows little"
-                * c.constant
+                + "; the same for every input, so it shows little" * c.constant
+                + f"; the network amplifies rounding: {self.reference} itself is {c.amplified:.1e} from float64"
+                * bool(c.amplified)
             )
             if c.collapsed:
                 lines.append(
