@@ -92,7 +92,7 @@ class RemoteBoard:
             trusted=address.trusted,
         )  # fmt: skip
         self._serve = None
-        self.session.drop_at_end(self._forget)
+        self.session.drop_at_end(self)
         try:
             self._serve = self.session.do("looking for the agent", self._find_agent)
             self.facts = self.service("ping", {}) if self._serve else {}
@@ -126,7 +126,8 @@ class RemoteBoard:
         except AttributeError:
             return None
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop the objects of the session."""
         self._serve = None
 
     @property

@@ -53,7 +53,7 @@ class RemoteModule(KernelModule):
         self._symbols: set[str] = set()  # symbols of kernels that were found there
         self._threads = 0  # the last number set
         self._module = None
-        self._session.drop_at_end(self._forget)
+        self._session.drop_at_end(self)
         self._module = load_library(board, board.upload(path), path)
 
     def __enter__(self) -> RemoteModule:
@@ -65,9 +65,10 @@ class RemoteModule(KernelModule):
     def close(self) -> None:
         """Free the memory on the board; TVM unloads a module with its last reference."""
         if not self._session.over:
-            self._session.do("freeing memory", self._forget)
+            self._session.do("freeing memory", self.forget)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop the objects of the session."""
         self._placed.clear()
         self._module = None
 

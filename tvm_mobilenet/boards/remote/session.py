@@ -121,7 +121,7 @@ class Session:
         self._trusted, self._stranger = trusted, ""
         if demanded and not self._secret:
             raise BoardError(f"{self.where}: this machine has no token for boards beyond it", _NO_TOKEN)
-        self._dropping: list[weakref.WeakMethod] = []
+        self._holders: weakref.WeakSet = weakref.WeakSet()
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="rpc session", daemon=True)
         self._thread.start()
@@ -271,9 +271,9 @@ class Session:
         else:
             call()
 
-    def drop_at_end(self, method: Callable[[], None]) -> None:
-        """Let ``close`` run a bound method that drops objects of the session, if its owner still exists."""
-        self._dropping.append(weakref.WeakMethod(method))
+    def drop_at_end(self, holder) -> None:
+        """Let ``close`` call ``holder.forget()``, which drops objects of the session, if the holder still exists."""
+        self._holders.add(holder)
 
     def _error(self, error: Exception, what: str) -> BoardError:
         text = " ".join(str(error).split())
@@ -323,9 +323,8 @@ class Session:
 
     def _forget(self) -> None:
         self.rpc = None
-        for method in self._dropping:
-            if drops := method():
-                drops()
+        for holder in tuple(self._holders):
+            holder.forget()
 
 
 def _connect(command: list[str]):
