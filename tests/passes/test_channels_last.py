@@ -82,6 +82,13 @@ def test_a_resize_by_a_factor_is_pytorchs_though_its_size_is_rounded(mode, antia
     graph_of(lambda x: F.interpolate(x, scale_factor=(1.3, 0.7), mode=mode, antialias=antialias))
 
 
+@pytest.mark.parametrize(
+    "function", [F.selu, lambda x: F.celu(x, 0.7), lambda x: F.avg_pool2d(x, (3, 2), 2, 1, divisor_override=5)]
+)
+def test_what_tvms_importer_leaves_out_of_an_operator_is_computed(function):
+    graph_of(function)
+
+
 def test_a_copy_that_two_read_is_made_once():
     """Of the network's own input, which is NCHW."""
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ importer would round the number, 0.5, to the tensor's dtype.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -72,7 +73,37 @@ def converters(importer) -> dict:
             x = importer.block_builder.emit(relax.op.take(x, index, axis))
         return x
 
-    own_bilinear = importer.convert_map["upsample_bilinear2d.vec"]
+    own_elu, own_average, own_bilinear = (
+        importer.convert_map[name] for name in ("elu.default", "avg_pool2d.default", "upsample_bilinear2d.vec")
+    )
+
+    def elu(node: torch.fx.Node) -> relax.Var:
+        """``scale * (relu(x) - alpha * relu(1 - exp(input_scale * x)))``, also SELU. TVM's importer ignores both
+        scales.
+        """
+        data, alpha, scale, input_scale = (*node.args, *(1.0, 1.0, 1.0)[len(node.args) - 1 :])
+        if scale == input_scale == 1:
+            return own_elu(node)
+        x = importer.env[data]
+        one, alpha, scale, input_scale = (relax.const(n, x.ty.dtype) for n in (1.0, alpha, scale, input_scale))
+        below = relax.op.nn.relu(relax.op.subtract(one, relax.op.exp(relax.op.multiply(x, input_scale))))
+        made = relax.op.subtract(relax.op.nn.relu(x), relax.op.multiply(below, alpha))
+        return importer.block_builder.emit(relax.op.multiply(made, scale))
+
+    def average(node: torch.fx.Node) -> relax.Var:
+        """TVM's importer ignores ``divisor_override``."""
+        data, kernel, stride, padding, ceil, _, divisor = (
+            *node.args,
+            *(None, [], [0, 0], False, True, None)[len(node.args) - 1 :],
+        )
+        if divisor is None:
+            return own_average(node)
+        if ceil:
+            raise ValueError("divisor_override with ceil_mode is not supported; export it without one of them")
+        x = importer.env[data]
+        mean = relax.op.nn.avg_pool2d(x, kernel, stride or kernel, padding, count_include_pad=True)
+        size = relax.const(math.prod(kernel) / divisor, x.ty.dtype)
+        return importer.block_builder.emit(relax.op.multiply(mean, size))
 
     def bilinear(node: torch.fx.Node) -> relax.Var:
         """TVM's importer computes positions from the sizes, PyTorch from the factor unless corners are aligned."""
@@ -90,6 +121,8 @@ def converters(importer) -> dict:
         return importer.block_builder.emit(relax.op.matmul(x, relax.const(columns.T.copy())))
 
     return {
+        "elu.default": elu,
+        "avg_pool2d.default": average,
         "upsample_nearest2d.vec": nearest,
         "upsample_bilinear2d.vec": bilinear,
         "_upsample_bilinear2d_aa.default": weighted,
