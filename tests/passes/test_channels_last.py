@@ -83,7 +83,15 @@ def test_a_resize_by_a_factor_is_pytorchs_though_its_size_is_rounded(mode, antia
 
 
 @pytest.mark.parametrize(
-    "function", [F.selu, lambda x: F.celu(x, 0.7), lambda x: F.avg_pool2d(x, (3, 2), 2, 1, divisor_override=5)]
+    "function",
+    [
+        F.selu,
+        lambda x: F.celu(x, 0.7),
+        lambda x: F.avg_pool2d(x, (3, 2), 2, 1, divisor_override=5),
+        lambda x: torch.sub(x, torch.tanh(x), alpha=2.5),
+        lambda x: torch.rsub(x, 1.5, alpha=2),
+        lambda x: torch.add(x, 3, alpha=0.5),
+    ],
 )
 def test_what_tvms_importer_leaves_out_of_an_operator_is_computed(function):
     graph_of(function)

@@ -77,6 +77,20 @@ def converters(importer) -> dict:
         importer.convert_map[name] for name in ("elu.default", "avg_pool2d.default", "upsample_bilinear2d.vec")
     )
 
+    def with_alpha(operator, name: str):
+        """An addition or a subtraction whose second operand has a factor, which TVM's importer ignores."""
+        own = importer.convert_map[name]
+
+        def convert(node: torch.fx.Node) -> relax.Var:
+            if (alpha := node.kwargs.get("alpha", 1)) == 1:
+                return own(node)
+            dtype = _dtype(node.meta["val"])
+            a, b = (importer.env.get(v, v) for v in node.args)
+            a, b = (cast(v, dtype) if isinstance(v, relax.Expr) else relax.const(v, dtype) for v in (a, b))
+            return importer.block_builder.emit(operator(a, relax.op.multiply(b, relax.const(alpha, dtype))))
+
+        return convert
+
     def elu(node: torch.fx.Node) -> relax.Var:
         """``scale * (relu(x) - alpha * relu(1 - exp(input_scale * x)))``, also SELU. TVM's importer ignores both
         scales.
@@ -121,6 +135,8 @@ def converters(importer) -> dict:
         return importer.block_builder.emit(relax.op.matmul(x, relax.const(columns.T.copy())))
 
     return {
+        "add.Tensor": with_alpha(relax.op.add, "add.Tensor"),
+        "sub.Tensor": with_alpha(relax.op.subtract, "sub.Tensor"),
         "elu.default": elu,
         "avg_pool2d.default": average,
         "upsample_nearest2d.vec": nearest,
