@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tvm_mobilenet.compiler import module as built
+from tvm_mobilenet.compiler.build_identity import file_hash
 from tvm_mobilenet.compiler.kept import using_its_files
 from tvm_mobilenet.compiler.plan import inputs_of
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
@@ -174,7 +175,7 @@ def _benchmark(module, target, board, is_predicted, facts, rows, peers, upload, 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         module={
             "folder": str(module.folder),
-            "sha256": built.file_hash(module.library),
+            "sha256": file_hash(module.library),
             "bytes": module.module_bytes,
             "arena_bytes": plan.arena_bytes,
             "scratch_bytes": plan.scratch_bytes,
