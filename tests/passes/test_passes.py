@@ -193,6 +193,34 @@ def test_a_pad_that_nobody_takes_in_is_a_layer_of_its_own():
     assert "depthwise 7x7x4 1x1 p0,0,1,1 f32" in names
 
 
+# ---- attention
+
+
+MASKS = {  # and whether the softmax has rows of zeros
+    "none": (None, False),
+    "causal": ("causal", False),
+    "one key less": (torch.tensor([True, True, True, False] * 2 + [True]).expand(9, 9), False),
+    "a row without keys": (torch.tensor([[False]] + [[True]] * 8).expand(9, 9), True),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_that_pytorch_decomposes_has_a_softmax_and_two_products(mask):
+    given, zeros = MASKS[mask]
+
+    def forward(m, x):
+        query, key, value = (conv(x).flatten(2).mT for conv in (m.query, m.key, m.value))
+        query = query.reshape(1, 9, 2, 4).permute(0, 2, 1, 3)  # two heads; keys and values are of both
+        how = {"is_causal": True} if given == "causal" else {"attn_mask": given}
+        return F.scaled_dot_product_attention(query, key[:, None], value[:, None], **how)
+
+    convs = {name: nn.Conv2d(3, n, 1) for name, n in (("query", 8), ("key", 4), ("value", 4))}
+    _, names = layers(Lambda(forward, **convs), image(1, 3, 3, 3))
+    assert sum("softmax" in n for n in names) == 1 and sum("matmul" in n for n in names) == 2
+    assert not any("broadcast" in n for n in names)
+    assert any("where" in n for n in names) == zeros
+
+
 # ---- activations
 
 
@@ -258,6 +286,13 @@ def test_a_prelu_of_onnx_with_one_slope_is_in_the_epilogue(tmp_path):
     assert call.layer.activation == "leaky0.25"
 
 
+def test_a_hard_sigmoid_whose_three_a_bias_has_taken_is_found():
+    """As TFLite's converter writes the gates of Keras's v3."""
+    bias = torch.tensor([3.5, 2.0, 3.0, -1.0]).reshape(4, 1, 1)
+    _, names = layers(Lambda(lambda m, x: F.relu6(m.conv(x) + bias) / 6, conv=nn.Conv2d(3, 4, 1)), image(1, 3, 6, 6))
+    assert [n.split()[-1] for n in names] == ["hardsigmoid"]
+
+
 SLOPES = torch.linspace(-0.5, 1.5, 4)
 IN_EPILOGUE = {  # by the last word of the layer's name
     "prelu": lambda y: F.prelu(y, SLOPES),
@@ -308,6 +343,37 @@ def test_in_int8_only_what_has_an_integer_form_is_fused():
         whole = [quantize.integral(c.layer) for c in graph.calls if c.layer.weight_shape]
         assert all(whole) == integer
     assert found == {False: ["leaky0.1", "prelu", "add prelu"], True: ["leaky0.1", "prelu", "add"]}
+
+
+def test_every_spelling_of_a_prelu_is_found():
+    slopes = SLOPES.reshape(4, 1, 1)
+    spellings = [
+        lambda y: F.relu(y) - slopes * F.relu(-y),  # TensorFlow 1
+        lambda y: F.relu(y) + F.relu(0 - y) * -slopes,
+        lambda y: F.relu(y) + slopes * (y - y.abs()) * 0.5,
+        lambda y: (1 + slopes) / 2 * y + (1 - slopes) / 2 * y.abs(),
+        lambda y: F.relu(y) + slopes * torch.minimum(y, torch.zeros(1)),
+        lambda y: torch.maximum(y, 0.1 * y),
+        lambda y: torch.minimum(y, 3 * y),
+        lambda y: F.relu(y) - 0.2 * F.relu(-y),
+    ]
+    model = Lambda(
+        lambda m, x: tuple(f(conv(x)) for conv, f in zip(m.convs, spellings, strict=True)),
+        convs=nn.ModuleList(nn.Conv2d(3, 4, 1) for _ in spellings),
+    )
+    _, names = layers(model, image(1, 3, 6, 6))
+    assert [n.split()[-1] for n in names] == ["prelu"] * 5 + ["leaky0.1", "leaky3", "leaky0.2"]
+
+
+def test_lines_that_are_no_prelu_stay():
+    """The slope above zero is not one, each place has a slope of its own, or there are two values."""
+
+    def forward(m, x):
+        y, z = m.conv(x), m.other(x)
+        places = torch.linspace(-1, 1, 4 * 36).reshape(4, 6, 6)
+        return torch.maximum(0.5 * y, 0.1 * y), F.relu(y) - places * F.relu(-y), F.relu(y) - 0.5 * F.relu(-z)
+
+    layers(Lambda(forward, conv=nn.Conv2d(3, 4, 1), other=nn.Conv2d(3, 4, 1)), image(1, 3, 6, 6))
 
 
 def test_a_prelu_of_a_value_that_others_read_is_an_elementwise_layer():

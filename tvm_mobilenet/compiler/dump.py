@@ -43,7 +43,7 @@ PHASES = {
 
 
 # phases of only some builds: they share the number of the phase before
-SOME = ("precision", "given_scales", "transposed_conv", "marks", "views")
+SOME = ("precision", "given_scales", "attention", "kinks", "transposed_conv", "marks", "views")
 
 
 class Dump:

@@ -2,12 +2,17 @@
 
 ``run(mod)`` applies `RELAX_PASSES`, `channels_last` and `LAYER_PASSES` in order. The result is a `LayerGraph`.
 
-    given_scales     a network that comes quantized becomes float32 with marks simplify         patterns of the
-    exporters become one canonical form transposed_conv  transposed convolutions as convolutions activations hard-swish
-    and the others by name fold_pad         explicit pads into the operator that reads them channels_last operators to
-    layers, NHWC, no transposes fold_batch_norm  scale and shift into the weights marks            the scales of a
-    network that comes quantized, at their layers fuse_epilogue    activation, residual add and output layout into the
-    layer before
+- ``given_scales``: a network that comes quantized becomes float32 with marks;
+- ``simplify``: patterns of the exporters become one canonical form;
+- ``attention``: PyTorch's decomposed attention becomes that of ONNX files;
+- ``kinks``: PReLUs that are written with other operators;
+- ``transposed_conv``: transposed convolutions become convolutions;
+- ``activations``: hard-swish and the others get their names;
+- ``fold_pad``: explicit pads go into the operator that reads them;
+- ``channels_last``: operators become layers, NHWC, without transposes;
+- ``fold_batch_norm``: scale and shift go into the weights;
+- ``marks``: the scales of a network that comes quantized, at their layers;
+- ``fuse_epilogue``: activation, residual add and output layout go into the layer before.
 
 ``compiler/pipeline.py`` continues with the steps that depend on the target.
 """
@@ -20,20 +25,22 @@ import tvm
 
 from tvm_mobilenet.passes import (
     activations,
+    attention,
     channels_last,
     fold_batch_norm,
     fold_pad,
     fuse_epilogue,
     given_scales,
+    kinks,
     marks,
     simplify,
     transposed_conv,
 )
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature
 
-RELAX_PASSES = (given_scales, simplify, transposed_conv, activations, fold_pad)
+RELAX_PASSES = (given_scales, simplify, attention, kinks, transposed_conv, activations, fold_pad)
 LAYER_PASSES = (fold_batch_norm, marks, fuse_epilogue)
-OF_SOME = (given_scales, transposed_conv, marks)  # these return their input if it has nothing for them
+OF_SOME = (given_scales, attention, kinks, transposed_conv, marks)  # these return their input if they change nothing
 
 __all__ = ["LAYER_PASSES", "RELAX_PASSES", "LayerCall", "LayerGraph", "Port", "Signature", "run"]
 

@@ -13,7 +13,7 @@ from tvm import relax
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds.activation import named, parsed
-from tvm_mobilenet.passes.rewrite import Rewriter, op_name, scalar, static_shape
+from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, scalar, static_shape
 
 
 class Activations(Rewriter):
@@ -62,6 +62,9 @@ class Activations(Rewriter):
                 for x, gate in (product.args, product.args[::-1]):
                     if _same(self._relu6_of_3_plus(gate), x):
                         return self._call("hardswish", x)
+            biased = self._biased(a)
+            if biased is not None:
+                return self._call("hardsigmoid", biased)
         for x, gate in ((a, b), (b, a)):
             line = self._clamped_line(gate)
             if line is not None and _same(line[0], x):
@@ -87,9 +90,20 @@ class Activations(Rewriter):
         return (multiply.args[0], slope, offset) if finite else None
 
     def _relu6_of_3_plus(self, expr: relax.Expr) -> relax.Expr | None:
-        kind, inner = self._activation(expr)
-        add = self.made_by(inner, "add") if kind == "relu6" else None
+        add = self._relu6_of_sum(expr)
         return add.args[0] if add is not None and _is(add.args[1], 3.0) else None
+
+    def _biased(self, expr: relax.Expr) -> relax.Expr | None:
+        """x of ``relu6(x + 3)``, if a bias has taken the 3, as TFLite's converter writes hard-sigmoid."""
+        add = self._relu6_of_sum(expr)
+        bias = None if add is None else array(add.args[1])
+        if bias is None:
+            return None
+        return self.emit(relax.op.add(add.args[0], relax.const(bias - bias.dtype.type(3), str(bias.dtype))))
+
+    def _relu6_of_sum(self, expr: relax.Expr) -> relax.Call | None:
+        kind, inner = self._activation(expr)
+        return self.made_by(inner, "add") if kind == "relu6" else None
 
     def _activation(self, expr: relax.Expr) -> tuple[str, relax.Expr | None]:
         call = self._made.get(expr) if isinstance(expr, relax.Var) else None
