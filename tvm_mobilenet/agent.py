@@ -78,9 +78,11 @@ def check(args: argparse.Namespace) -> tuple[str, int] | None:
     if struct.calcsize("P") != 8:
         raise MissingDependencyError("TVM needs a 64-bit system", "install the 64-bit Raspberry Pi OS on this board")
     if not 0 <= args.port < 1 << 16:
-        raise TvmMobilenetError(f"--port {args.port} is not a port")
+        raise TvmMobilenetError(
+            f"--port {args.port} is not a port", "give a number from 0 to 65535; 0 takes a free one"
+        )
     if re.search(r"\s|:", args.key):
-        raise TvmMobilenetError(f"--key {args.key!r}: a key contains no spaces or colons")
+        raise TvmMobilenetError(f"--key {args.key!r}: a key contains no spaces or colons", "for example --key rpi4")
     if not args.tracker:
         return None
     if not args.key:

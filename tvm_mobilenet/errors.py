@@ -39,10 +39,8 @@ _REMEDIES = {
 }
 _MEMORY_WORDS = ("bad_alloc", "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 _MAPPED = 900 << 20  # bytes that an import of TVM 0.27 with its LLVM maps: 915 MiB on x86-64
-
-
 _STARTING = 96 << 20, 16 << 20  # bytes that NumPy maps: for itself, and for each CPU
-# Each limit that is raised if the system allows it: how much a process needs, and what it lacks
+# Each limit that is raised if the system allows it: how much a process needs, and the words and code of its lack.
 _LIMITS = (
     ("RLIMIT_NOFILE", 64, "open files are all that this process may have", errno.EMFILE),  # a build needs half as many
     ("RLIMIT_FSIZE", 4 << 20, "bytes are all that this process may write to a file", errno.EFBIG),  # else LLVM ends it

@@ -327,7 +327,7 @@ def _run(args: argparse.Namespace) -> int:
         copying = ("--keep", "--threads", "--runner", "--require-signature")
         refuse(args, copying, "--rollback copies and tests nothing", "leave it out")
     if args.keep < 1:
-        raise TvmMobilenetError(f"--keep {args.keep} must be at least 1, for the new version")
+        raise TvmMobilenetError(f"--keep {args.keep}: at least the new version stays", "give 1 or more")
     if not any(text.startswith("ssh://") for text in args.to):
         refuse(args, ("--ssh",), "no --to is behind ssh", "leave it out, or --to ssh://USER@HOST/FOLDER")
     places = [Destination.parse(text, args.ssh) for text in args.to]

@@ -272,8 +272,8 @@ def test_a_checkpoint_of_a_program_s_model(program, tmp_path):
         ("takes", r"takes\(\) ends with TypeError.*\n.*take no arguments"),
         ("raises", r"my_net\.py, line \d+: raises\(\) ends with ValueError: no such checkpoint"),
         ("leaves", r"line \d+: leaves\(\) ends with SystemExit"),
-        ("nothing", r"nothing\(\) returns NoneType, no torch\.nn\.Module"),
-        ("WORD", "WORD is str, no function"),
+        ("nothing", r"nothing\(\) returns NoneType, not a torch\.nn\.Module"),
+        ("WORD", "WORD is str, not a function"),
     ],
 )
 def test_what_makes_no_model_is_told_with_its_line(program, factory, words):

@@ -195,7 +195,7 @@ class Network:
 def _labels(options: ModelOptions, classes: int) -> tuple[str, ...]:
     if not classes:
         raise TvmMobilenetError(
-            f"--labels {options.labels}: {options.title} does not classify, its output is no one row of numbers",
+            f"--labels {options.labels}: {options.title} does not classify: its output is not one row of scores",
             "leave out --labels",
         )
     return labels.read_labels(options.labels, classes)

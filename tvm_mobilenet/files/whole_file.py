@@ -306,6 +306,7 @@ def require_appendable(text: str | Path, flag: str) -> None:
     Raises
     ------
     TvmMobilenetError
+        It, or a file beside it, is closed to this user; the message names ``flag``.
     """
     for path in _of_journal(text):
         real = Path(os.path.realpath(path))

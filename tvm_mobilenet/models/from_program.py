@@ -62,7 +62,7 @@ def create(options: ModelOptions) -> ModelSpec:
         made = _named(_run(path), path, factory)
         module = made if isinstance(made, torch.nn.Module) else made()
     if not isinstance(module, torch.nn.Module):
-        raise TvmMobilenetError(f"{path}: {factory}() returns {type(module).__name__}, no torch.nn.Module", _HINT)
+        raise TvmMobilenetError(f"{path}: {factory}() returns {type(module).__name__}, not a torch.nn.Module", _HINT)
     if options.checkpoint is not None:
         from tvm_mobilenet.models.weights import load_weights
 
@@ -102,7 +102,7 @@ def _named(module, path: Path, factory: str):
         known = f"it has {', '.join(own[:8])}" if own else f"it has no function; {_HINT}"
         raise TvmMobilenetError(f"{path} has no {factory}", f"did you mean {near}?" if near else known)
     if not callable(found):
-        raise TvmMobilenetError(f"{path}: {factory} is {type(found).__name__}, no function", _HINT)
+        raise TvmMobilenetError(f"{path}: {factory} is {type(found).__name__}, not a function", _HINT)
     return found
 
 
