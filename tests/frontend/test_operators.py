@@ -9,6 +9,7 @@ from onnx import helper as h
 
 from benchmarks import operators
 from benchmarks.operator_cases import CASES, write
+from tests.support.layer_runner import run_in_torch
 from tvm_mobilenet import build, passes, targets, verify
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import from_onnx
@@ -126,6 +127,40 @@ def test_what_is_a_number_of_some_inputs_only_is_verified_on_these(tmp_path):
 def test_what_has_no_layer_is_refused_by_name(node, constants, words, tmp_path):
     with pytest.raises(TvmMobilenetError, match=words):
         passes.run(from_onnx(model_of(tmp_path / "net.onnx", node, constants=constants)))
+
+
+@pytest.mark.parametrize("opset", [11, 19, 22])
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+def test_no_window_of_a_pool_begins_after_the_data(operator, opset, tmp_path):
+    """With ``ceil_mode`` ONNX's shape inference counts such a window in some opsets, ONNX Runtime never does. A
+    convolution reads the pool.
+    """
+    cases = [
+        (2, 2, (0, 0, 1, 1)),
+        (2, 2, (0, 1, 1, 0)),
+        (3, 2, (1, 1, 1, 1)),
+        (3, 3, (0, 1, 1, 0)),
+        (2, 3, (1, 1, 1, 1)),
+    ]
+    nodes = []
+    for i, (kernel, stride, pads) in enumerate(cases):
+        how = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": pads, "ceil_mode": 1}
+        nodes += [h.make_node(operator, ["x"], [f"p{i}"], **how), h.make_node("Conv", [f"p{i}", "k"], [f"y{i}"])]
+    x = np.random.default_rng(0).standard_normal((1, 3, 7, 5)).astype(np.float32)
+    weight = np.random.default_rng(1).standard_normal((4, 3, 1, 1)).astype(np.float32)
+    graph = h.make_graph(
+        nodes,
+        "g",
+        [h.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [h.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, [1, 4, f"h{i}", f"w{i}"]) for i in range(len(cases))],
+        [onnx.numpy_helper.from_array(weight, "k")],
+    )
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", opset)], ir_version=8)
+    onnx.save(onnx.shape_inference.infer_shapes(model), tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = run_in_torch(passes.run(from_onnx(tmp_path / "net.onnx")), x)
+    for y, expected in zip(found, session.run(None, {"x": x}), strict=True):
+        np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("step, count", [(1, 1), (-1, 2)])

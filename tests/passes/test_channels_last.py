@@ -73,7 +73,10 @@ def test_between_convolutions_nothing_is_moved(name):
 @pytest.mark.parametrize("how", [{"size": (12, 10)}, {"scale_factor": 1.5}, {"scale_factor": (1.3, 0.7)}])
 def test_the_nearest_value_is_pytorchs_at_any_ratio(how):
     """TVM's importer takes the nearest of half pixels, which is the same for a whole factor only."""
-    graph_of(lambda x: F.interpolate(x, mode="nearest", **how))
+    graph = graph_of(lambda x: F.interpolate(F.interpolate(x, mode="nearest-exact", **how), mode="nearest", **how))
+    assert [call.layer.kind for call in graph.calls].count("nearest2d") == 2 * (
+        "size" in how or how["scale_factor"] == 1.5
+    )
 
 
 def test_a_resize_by_a_factor_is_pytorchs_though_its_size_is_rounded():

@@ -79,14 +79,20 @@ def _layer(call, data, *rest):
     elif layer.kind == "pool":
         top, left, bottom, right = layer.padding
         x = F.pad(x, (left, right, top, bottom), value=0.0 if layer.op == "avg" else -np.inf)
-        pool = F.avg_pool2d if layer.op == "avg" else F.max_pool2d
-        x = pool(x, layer.kernel, layer.stride)
+        if layer.op == "avg":
+            share = torch.full((layer.channels, 1, *layer.kernel), 1 / (layer.kernel[0] * layer.kernel[1]))
+            x = F.conv2d(x, share, None, layer.stride, 0, layer.dilation, layer.channels)
+        else:
+            x = F.max_pool2d(x, layer.kernel, layer.stride, 0, layer.dilation)
     elif layer.kind == "softmax":
         x = x.softmax(1)
     elif layer.size:
-        assert layer.op in ("half_pixel", "align_corners", "asymmetric_floor"), "PyTorch's own"
-        how = {} if layer.kind == "nearest2d" else {"align_corners": layer.op == "align_corners"}
-        x = F.interpolate(x, layer.size, mode=layer.kind.removesuffix("2d"), **how)
+        modes = {"asymmetric_floor": "nearest", "tf_half_pixel_floor": "nearest-exact"}
+        how = {"mode": modes.get(layer.op, "bilinear")}  # PyTorch's own
+        if layer.kind == "bilinear2d":
+            assert layer.op in ("half_pixel", "align_corners")
+            how["align_corners"] = layer.op == "align_corners"
+        x = F.interpolate(x, layer.size, **how)
     if rest:
         shape = (layer.batch, 1, 1, layer.channels) if layer.op == "scale" else layer.output_shape
         second = rest[0].reshape(shape)

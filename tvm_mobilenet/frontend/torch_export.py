@@ -143,7 +143,7 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # for a batch norm that is not decomposed, TVM reads the epsilon from the wrong argument
-            program = program.run_decompositions()
+            program = program.run_decompositions(_decompositions())
         outputs, nodes = _outputs(program), _nodes(program)
     names = _output_names(program)
     inputs, tensors = _input_data(program)
@@ -155,6 +155,13 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
         "single": _returns_tensor(program),
     }
     return data, tensors
+
+
+def _decompositions() -> dict:
+    """PyTorch's decompositions, without that of a resize, which would become arithmetic on indices."""
+    table = torch.export.default_decompositions()
+    table.pop(torch.ops.aten._upsample_nearest_exact2d.vec, None)
+    return table
 
 
 def _outputs(program: torch.export.ExportedProgram) -> list[str]:

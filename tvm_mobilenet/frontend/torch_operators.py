@@ -51,26 +51,26 @@ def converters(importer) -> dict:
         return convert
 
     def nearest(node: torch.fx.Node) -> relax.Var:
-        """A resize to the value at or before each position. TVM's importer takes the nearest of half pixels, which is
-        another one at most ratios.
+        """A resize to the value at or before each position, or before half a position more ("nearest-exact"). TVM's
+        importer takes other values at most ratios.
         """
         x, there, sizes = importer.env[node.args[0]], _sizes(node.args[0]), _sizes(node)
-        factors = _factors(node, 2)
-        if _whole(there, factors, sizes):
+        half = "exact" in node.target.__name__
+        places = [_places(node, axis) for axis in (0, 1)]
+        exact = [[((2 * i + half) * n) // (2 * m) for i in range(m)] for n, m in zip(there, sizes, strict=True)]
+        if places == exact:
             return importer.block_builder.emit(
                 relax.op.image.resize2d(
                     x,
                     sizes,
                     layout="NCHW",
                     method="nearest_neighbor",
-                    coordinate_transformation_mode="asymmetric",
+                    coordinate_transformation_mode="tf_half_pixel_for_nn" if half else "asymmetric",
                     rounding_method="floor",
                 )
             )
-        for axis, (n, factor, size) in enumerate(zip(there, factors, sizes, strict=True), 2):
-            places = (torch.arange(size, dtype=torch.float32) * torch.tensor(1 / factor)).floor().long()
-            index = relax.const(places.clamp(max=n - 1).numpy(), "int64")
-            x = importer.block_builder.emit(relax.op.take(x, index, axis))
+        for axis, index in enumerate(places, 2):
+            x = importer.block_builder.emit(relax.op.take(x, relax.const(np.array(index), "int64"), axis))
         return x
 
     own_elu, own_average, own_bilinear = (
@@ -140,6 +140,7 @@ def converters(importer) -> dict:
         "elu.default": elu,
         "avg_pool2d.default": average,
         "upsample_nearest2d.vec": nearest,
+        "_upsample_nearest_exact2d.vec": nearest,
         "upsample_bilinear2d.vec": bilinear,
         "_upsample_bilinear2d_aa.default": weighted,
         "_upsample_bicubic2d_aa.default": weighted,
@@ -191,6 +192,17 @@ def _factors(node: torch.fx.Node, place: int) -> list[float]:
     """The factors of a resize, from this argument on; empty if it has sizes only."""
     given = node.args[place:]
     return [f for f in (given[0] if given and isinstance(given[0], list) else given) if f is not None]
+
+
+def _places(node: torch.fx.Node, axis: int) -> list[int]:
+    """The rows (axis 0) or columns (axis 1) that a resize by nearest neighbour takes, found by PyTorch."""
+    n, size, factors = _sizes(node.args[0])[axis], _sizes(node)[axis], _factors(node, 2)
+    found = torch.nn.functional.interpolate(
+        torch.arange(n, dtype=torch.float32).reshape(1, 1, n, 1),
+        **({"scale_factor": (factors[axis], 1.0)} if factors else {"size": (size, 1)}),
+        mode="nearest-exact" if "exact" in node.target.__name__ else "nearest",
+    )
+    return found.reshape(-1).long().tolist()
 
 
 def _whole(there: list[int], factors: list[float], sizes: list[int]) -> bool:
