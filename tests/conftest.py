@@ -117,6 +117,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
+def pytest_collection_finish():
+    gc.freeze()  # modules and tests stay: a collection, and the two of pytest at the end, need not look at them
+
+
+def pytest_sessionfinish():
+    gc.freeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """One more than CPUs: tests of boards wait most of their time, and each worker imports everything.

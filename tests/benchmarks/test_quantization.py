@@ -49,7 +49,7 @@ def test_int8_recognises_the_digits_that_float32_does():
 @pytest.mark.full
 def test_int8_sees_in_photographs_what_float32_does():
     """torchvision's own v2: top-1 at most one less, top-5 none, on 20 labelled photographs; the same class of crops."""
-    network = evidence.mobilenet_v2(trained.folder(), 12)
+    network = evidence.mobilenet_v2(trained.folder(), 4)
     (found,) = evidence.rows(network, ("auto",))
     assert found.of == 20 and found.right_float32 == 18 and found.first_five_float32 == 20
-    assert found.right >= 17 and found.first_five == 20 and found.cosine > 0.99 and found.same >= 10 / 12
+    assert found.right >= 17 and found.first_five == 20 and found.cosine > 0.99 and found.same >= 3 / 4

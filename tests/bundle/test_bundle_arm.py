@@ -16,7 +16,7 @@ def emulated(target: str):
     command = bundles.emulator(made_for)
     if command is None:
         pytest.skip("needs apt-get install qemu-user libc6-arm64-cross libc6-armhf-cross")
-    return command, bundles.made(target, resolution=128 if target == "rpi4" else 32)  # of test_board_times.py
+    return command, bundles.made(target, resolution=32)
 
 
 def run(*command):
@@ -34,12 +34,12 @@ def run(*command):
     ],
 )
 def test_on_arm(target, tmp_path):
-    """20 runs and a photograph; the difference is the one that the virtual board found, so memory stays as it is."""
+    """5 runs and a photograph; the difference is the one that the virtual board found, so memory stays as it is."""
     command, made = emulated(target)
     program = made.folder / "mobilenet"
     done = run(*command, program, "selftest", "--threads", 2)
     assert done.returncode == 0 and done.stdout.startswith("passed"), done
-    assert run(*command, program, "bench", "--runs", 20, "--threads", 3).returncode == 0
+    assert run(*command, program, "bench", "--runs", 5, "--threads", 3).returncode == 0
     from PIL import Image
 
     with Image.open(sample_images()[0]) as image:

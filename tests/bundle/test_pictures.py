@@ -266,7 +266,7 @@ def odd_files(folder, count: int, seed: int):
 @CLANG
 @JPEG
 @PNG
-@pytest.mark.parametrize("count", [120, pytest.param(1000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [120, pytest.param(400, marks=pytest.mark.full)])
 def test_all_readers_agree_which_way_is_up(tmp_path, count):
     """Of EXIF in odd places and of odd types, several parts, compressed and raw profiles; of texts that grow."""
     paths = odd_files(tmp_path, count, 7)

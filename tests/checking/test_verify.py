@@ -21,8 +21,8 @@ from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
 
 FAMILIES = {
-    "v1": ModelOptions(model="v1", alpha=0.25, resolution=64),
-    "v3-small": ModelOptions(model="v3-small", alpha=0.5, resolution=64),
+    "v1": ModelOptions(model="v1", alpha=0.25, resolution=32),
+    "v3-small": ModelOptions(model="v3-small", alpha=0.5, resolution=32),
 }
 TARGET = targets.load("rpi4")
 

@@ -69,7 +69,7 @@ def test_each_call_that_writes_files_folders_and_logs(library, tmp_path, capsys)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("scenario", "step", "least"), [("build", 2, 20), ("ship", 11, 25)])
+@pytest.mark.parametrize(("scenario", "step", "least"), [("build", 3, 13), ("ship", 17, 16)])
 def test_calls_of_a_whole_build_and_of_a_board(library, tmp_path, capsys, scenario, step, least):
     """A build into a folder with a file of somebody else, and its bundle; all programs of a board's shell."""
     bundles.made()

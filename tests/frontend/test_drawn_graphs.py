@@ -24,7 +24,7 @@ from tvm_mobilenet.frontend import onnx_operators
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.runtime.instance import Instance
 
-NUMBER, AT_ONCE = int(os.environ.get("TVM_MOBILENET_GRAPHS", 100)), 25
+NUMBER, AT_ONCE = int(os.environ.get("TVM_MOBILENET_GRAPHS", 75)), 25
 _NUMBERS = itertools.count()
 TOLERANCE = 1e-4  # of the spread of an output
 AS_GOOD = 2  # times ONNX Runtime's own distance to float64, where rounding of float32 alone exceeds the tolerance

@@ -117,7 +117,7 @@ def test_kernels_are_equal_to_the_reference_in_every_value(tmp_path):
 
 @pytest.mark.full
 def test_kernels_of_any_decisions_give_the_same_bits(tmp_path):
-    every_point_is_right(6, tmp_path / "k.so")
+    every_point_is_right(3, tmp_path / "k.so")
 
 
 def test_partial_sums_are_kept_where_none_of_their_digits_are_lost():
