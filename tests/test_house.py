@@ -1,6 +1,7 @@
 """The house: layout, packaging, pins and style; what breaks here breaks for everyone who installs or joins."""
 
 import ast
+import functools
 import re
 import shlex
 import shutil
@@ -23,6 +24,9 @@ README = (ROOT / "README.md").read_text()
 PUBLISHED = ROOT / "tvm_mobilenet" / "models" / "data" / "published.toml"  # where weights lie, PyTorch's own too
 
 
+parsed = functools.cache(ast.parse)  # of the sources of our modules, for several tests
+
+
 def run(*command, **kwargs):
     return subprocess.run(command, capture_output=True, text=True, timeout=1200, **kwargs)
 
@@ -40,7 +44,7 @@ def tracked() -> list[Path]:
 @pytest.mark.parametrize("path", CODE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_module_says_what_it_is_and_stays_readable(path):
     source = path.read_text()
-    assert ast.get_docstring(ast.parse(source)), "no docstring"
+    assert ast.get_docstring(parsed(source)), "no docstring"
     assert source.count("\n") <= 400, "past 400 lines: a second idea needs a name of its own"
     assert path.stem not in ("utils", "helpers", "common", "manager", "misc")
 
@@ -50,7 +54,7 @@ def test_public_names_of_the_package_are_documented():
     signature = {"main", "run", "kernel", "pack", "decisions"}
     missing = []
     for path in CODE:
-        for node in ast.parse(path.read_text()).body:
+        for node in parsed(path.read_text()).body:
             public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
             if public and node.name not in signature and not ast.get_docstring(node):
                 missing.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
@@ -85,7 +89,7 @@ LONG = 60  # lines of a function, without its docstring
 def functions(source: str) -> list[tuple[str, int, int, str]]:
     """Name, parameters but ``self``, lines of code and docstring of each function."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             given += filter(None, (node.args.vararg, node.args.kwarg))

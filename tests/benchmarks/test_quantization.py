@@ -1,5 +1,7 @@
 """`benchmarks.quantization`: what it says of a network, and which limits that misses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,17 +41,18 @@ def test_scores_of_the_last_few_inputs_are_theirs():
 
 
 def test_int8_recognises_the_digits_that_float32_does():
-    """The network that the benchmark trains, as it was recorded: at most three of 540 more are wrong."""
+    """The network that the benchmark trains, as it was recorded: at most three of 180 more are wrong."""
     network = record_digits.recorded()
+    network = replace(network, labelled=network.labelled[:180], classes=network.classes[:180])
     (found,) = evidence.rows(network, ("auto",), True)
-    assert found.of == 540 and found.right_float32 > 515 and not found.missed, found
+    assert found.of == 180 and found.right_float32 > 171 and not found.missed, found
     assert found.cosine > 0.99
 
 
 @pytest.mark.full
 def test_int8_sees_in_photographs_what_float32_does():
     """torchvision's own v2: top-1 at most one less, top-5 none, on 20 labelled photographs; the same class of crops."""
-    network = evidence.mobilenet_v2(trained.folder(), 4)
+    network = evidence.mobilenet_v2(trained.folder(), 12)
     (found,) = evidence.rows(network, ("auto",))
     assert found.of == 20 and found.right_float32 == 18 and found.first_five_float32 == 20
-    assert found.right >= 17 and found.first_five == 20 and found.cosine > 0.99 and found.same >= 3 / 4
+    assert found.right >= 17 and found.first_five == 20 and found.cosine > 0.99 and found.same >= 10 / 12

@@ -179,11 +179,12 @@ def test_shipped_records_are_valid_for_todays_schedules(path):
     assert len({r.layer for r in records}) == len(records) and [r.layer for r in records] == sorted(
         r.layer for r in records
     )
+    logs = log.TuneLogs([path], target)
     for r in records:
         assert (r.core, r.board, r.unit, r.whole) == (target.core.name, "virtual", "cycles", True), r.layer
         assert r.target.split(" ")[0] == target.name and r.code and r.estimate and r.versions, r.layer
         assert r.cost <= (1 + rebuild_logs.DEARER) * r.default_cost and r.compute <= r.cost, r.layer
-        known = log.TuneLogs([path], target).find(Layer.parse(r.layer))
+        known = logs.find(Layer.parse(r.layer))
         assert known is not None and known.record == r, f"{r.layer}: {r.decisions} is not valid any more"
     assert all(json.loads(line) for line in lines)
 

@@ -123,6 +123,7 @@ def test_odd_requests_end_a_session_at_most(agent, library, sent):
     works(agent.url, library)
 
 
+@pytest.mark.full
 def test_a_thousand_connections_opened_and_dropped(agent, library):
     before = len(os.listdir(f"/proc/{agent.process.pid}/fd"))
     for i in range(1000):
@@ -250,6 +251,7 @@ def test_an_agent_that_others_reach_demands_the_token():
 # ---- its folder
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "how", ["another's", *(pytest.param(h, marks=pytest.mark.full) for h in ("cleaned", "a link"))]
 )

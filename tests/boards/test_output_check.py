@@ -149,7 +149,7 @@ def test_an_arm64_board_rejects_one_wrong_value():
         rejects_what_is_planted(agent.url, targets.load("rpi4"))
 
 
-@pytest.mark.parametrize("name", ["virtual", "local"])
+@pytest.mark.parametrize("name", ["virtual", pytest.param("local", marks=pytest.mark.full)])
 def test_a_wrong_value_between_the_rows_is_nobodys_business(name):
     """What lies there is no number and nobody reads it: a kernel that writes there has changed no result."""
     target = targets.load("rpi4" if name == "virtual" else "host")

@@ -291,6 +291,7 @@ def test_fifty_sessions_leave_nothing(agent, library):
     assert len(own_children()) <= children + 1, "processes between TVM's client and the board are left"
 
 
+@pytest.mark.full
 def test_a_thousand_measurements(agent, library):
     with open_board(agent.url, HOST) as board, board.load(library) as module:
         out = np.zeros(1, np.float32)

@@ -42,7 +42,7 @@ def test_no_warnings(host, tmp_path, compiler):
 
 
 @CLANG
-@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+@pytest.mark.parametrize("sanitizer", ["thread", pytest.param("address,undefined", marks=pytest.mark.full)])
 def test_eight_threads_share_three_instances(host, tmp_path, sanitizer):
     """While others change their number of threads."""
     done = run(bundles.sanitized(host, "threads", sanitizer, tmp_path), host.folder, 12)

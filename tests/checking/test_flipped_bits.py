@@ -119,9 +119,9 @@ def flips(folder: Path, whole: Path, network, counts: dict[str, int], seed: int)
 
 def test_a_handful_of_bits(tmp_path, network, short):
     whole = modules.without_executable(modules.tiny("rpi4"), tmp_path / "whole")
-    counts = {built.KERNELS: 5, built.LIBRARY: 5, built.PARAMETERS: 4, built.PLAN: 4}
+    counts = {built.KERNELS: 3, built.LIBRARY: 3, built.PARAMETERS: 2, built.PLAN: 2}
     told = flips(tmp_path / "flipped", whole, network, counts, 7)
-    assert told["found"] + told["harmless"] == 18 and told["found"] >= 6 and told["harmless"] >= 1, told
+    assert told["found"] + told["harmless"] == 10 and told["found"] >= 3 and told["harmless"] >= 1, told
 
 
 @pytest.mark.full

@@ -23,7 +23,7 @@ TARGET = targets.load("rpi5")
 FAMILIES = {
     "v1": ModelOptions(model="v1", alpha=0.25, resolution=32, classes=10, dtype="int8"),
     "v2": ModelOptions(model="v2", alpha=0.35, resolution=32, dtype="int8"),
-    "v3-small": ModelOptions(model="v3-small", alpha=0.5, resolution=32, dtype="int8"),
+    "v3-small": ModelOptions(model="v3-small", alpha=0.5, resolution=64, dtype="int8"),
 }
 
 

@@ -22,7 +22,7 @@ from tvm_mobilenet.models.options import ModelOptions
 
 FAMILIES = {
     "v1": ModelOptions(model="v1", alpha=0.25, resolution=32),
-    "v3-small": ModelOptions(model="v3-small", alpha=0.5, resolution=32),
+    "v3-small": ModelOptions(model="v3-small", alpha=0.5, resolution=64),
 }
 TARGET = targets.load("rpi4")
 
@@ -183,7 +183,7 @@ def test_a_dump_never_replaces_what_is_not_one_and_right_layers_leave_none(copy,
 
 @pytest.mark.parametrize("family", ["v1"], indirect=True)
 def test_another_network_is_refused(copy):
-    other = load_network(ModelOptions(model="v1", alpha=0.25, resolution=32))
+    other = load_network(ModelOptions(model="v1", alpha=0.25, resolution=64))
     with pytest.raises(TvmMobilenetError, match="another network"):
         verify.verify(copy.folder, network=other)
 

@@ -122,6 +122,7 @@ def test_a_worker_that_differs_is_refused_by_name_and_others_go_on(cluster, what
     assert said[0].startswith(f"worker second is left out: {what} 0.1 there, ") and len(said) == 1
 
 
+@pytest.mark.full
 def test_without_a_worker_that_fits_the_search_ends_and_says_why(cluster, monkeypatch):
     monkeypatch.setattr(facts, "of_process", lambda: {"Python": "9.9"})
     with pytest.raises(ClusterError, match=r"no worker .* can take part: .*Python 3\.\d+ there, 9.9 here") as found:

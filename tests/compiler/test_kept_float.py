@@ -141,7 +141,7 @@ def test_layers_of_a_network_that_comes_quantized_stay_in_float_too(tmp_path):
 def test_every_other_layer_of_each_family(family, target, tmp_path):
     """Residuals, squeeze-and-excite and tables between int8 and float."""
     target = targets.load(target)
-    size = {"resolution": 32, "alpha": 0.25, "classes": 10} if family == "v1" else {"resolution": 32, "alpha": 0.35}
+    size = {"resolution": 32, "alpha": 0.25, "classes": 10} if family == "v1" else {"resolution": 64, "alpha": 0.35}
     dtype = "float16" if target.computes("float16") else "float32"
     given = ModelOptions(model=family, dtype="int8", keep_float="*[02468]", keep_dtype=dtype, **size)
     network = load_network(given)

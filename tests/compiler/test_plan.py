@@ -121,15 +121,15 @@ def test_v1_takes_hardly_more_than_its_largest_input_and_output(networks):
 
 
 def test_inputs_and_outputs_are_the_callers(networks):
-    _, plan, _ = networks("v1")
+    _, plan, _ = networks("v2", 0.5, 96)
     ((_, data),), ((_, logits),) = plan.inputs, plan.outputs
-    assert (data.space, data.shape, data.dtype) == ("input", (1, 3, 224, 224), "float32")
+    assert (data.space, data.shape, data.dtype) == ("input", (1, 3, 96, 96), "float32")
     assert (logits.space, logits.shape, logits.dtype) == ("output", (1, 1000), "float32")
     assert plan.steps[0].operands[0].space == "input" and plan.steps[-1].operands[-1].space == "output"
 
 
 def test_constants_lie_apart_and_are_the_packed_weights(networks):
-    calls, plan, parameters = networks("v1")
+    calls, plan, parameters = networks("v2", 0.5, 96)
     assert parameters.dtype == np.uint8 and parameters.size == plan.parameters_bytes
     end = 0
     for call, step in zip(calls, plan.steps, strict=True):

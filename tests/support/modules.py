@@ -65,14 +65,14 @@ def small_of(*names: str) -> Path:
 
 
 @functools.cache
-def tiny(target: str = "host", width: int = 16, executable: bool = True) -> Path:
+def tiny(target: str = "host", width: int = 16) -> Path:
     """A network of five layers from a file of the user's own, with TVM's executable; its dense layer has 64 times
-    ``width`` weights, which LLVM takes long to write into an executable if they are many."""
+    ``width`` weights."""
     options = tiny_options(width)
     return once(
-        root() / f"tiny-{target}-{width}{'' if executable else '-alone'}",
+        root() / f"tiny-{target}-{width}",
         lambda folder: build.build(
-            options, targets.load(target), output=folder, network=load_network(options), tvm_executable=executable
+            options, targets.load(target), output=folder, network=load_network(options), tvm_executable=True
         ),
     )
 
