@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tvm_mobilenet.kinds.activation import PLAIN
+from tvm_mobilenet.kinds.activation import SLOPES
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.quantize import DTYPE, HIGH, LOW, Scale
 
@@ -43,6 +43,8 @@ class Content:
         Steps of the weights in int8.
     own, out : Scale, optional
         Scales of its sums before a residual, and of its output.
+    slopes : (out_channels,) float32, optional
+        Of a PReLU.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Content:
     steps: np.ndarray | None = None
     own: Scale | None = None
     out: Scale | None = None
+    slopes: np.ndarray | None = None
 
     @property
     def dense(self) -> bool:
@@ -177,6 +180,7 @@ def contents(network, dtype: str) -> Contents:
             "weight": call.weight,
             "bias": call.bias,
             "activation": call.layer.activation,
+            "slopes": call.constants.get(SLOPES),
         } | of_int8
         about = {"inputs": call.inputs, "output": call.output, "given": given, "found": found}
         layers.append(Content(call.name, **about, last=call.output in ends, **described))
@@ -242,7 +246,6 @@ def _check(call) -> None:
     """Refuse a layer that no writer supports; a single writer may support fewer."""
     layer = call.layer
     ok = layer.dtype == "float32" and not (layer.reads or layer.writes or layer.body) and layer.op != "pixels"
-    ok = ok and layer.activation in PLAIN
     declared = layer.declared
     if not ok or not (layer.weight_shape or declared.windowed or declared.identity or declared.function == "softmax"):
         raise Unknown(f"{call.name} is {layer.name}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, parsed
 from tvm_mobilenet.peers.contents import Content, Contents, Unknown
 
 _ACTIVATIONS = {  # inside of a layer with weights
@@ -25,6 +26,7 @@ _LAYERS = {  # as layers of their own
     "hardsigmoid": ("HardSigmoid", "0=0.16666667 1=0.5"),
     "silu": ("Swish", ""),
 }
+_MOST = 3e38  # a bound that no value reaches
 _MAGIC = "7767517"
 _TWO = {"add": 0, "sub": 1, "mul": 2, "scale": 2}
 
@@ -90,11 +92,13 @@ def write(network: Contents) -> tuple[str, bytes, list[str]]:
                 x = text.layer("Pooling", content.name, [x], _pool(content))
             elif content.softmax:
                 x = text.layer("Softmax", content.name, [x], "0=0 1=1")
-            x = _activated(text, content.before_two, x, content.name)
+            x = _activated(text, content, content.before_two, x)
         if content.two:
             operands = [x, text.take(content.inputs[1])]
             x = text.layer("BinaryOp", f"{content.name}.{content.two}", operands, f"0={_TWO[content.two]}")
-        x = _activated(text, content.after_two, x, content.name)
+        x = _activated(text, content, content.after_two, x)
+        if content.layer.activation == PER_CHANNEL:
+            data += np.ascontiguousarray(content.slopes, "<f4").tobytes()
         text.give(content.output, x)
     outputs = [text.take(value) for value in returned]
     lines = f"{_MAGIC}\n{len(text.lines)} {text.blobs}\n" + "\n".join(text.lines) + "\n"
@@ -123,11 +127,41 @@ def ends(path: Path) -> tuple[list[str], list[str]]:
     return inputs, [blob for blobs in writes for blob in blobs if blob not in read]
 
 
-def _activated(text: _Text, activation: str, x: str, name: str) -> str:
-    if activation == "none":
+def _activated(text: _Text, content: Content, activation: str, x: str) -> str:
+    kind, numbers = parsed(activation)
+    if kind == "none":
         return x
-    kind, parameters = _LAYERS[activation]
-    return text.layer(kind, f"{name}.{activation}", [x], parameters)
+    title = f"{content.name}.{kind}"
+    if kind == PER_CHANNEL:
+        return text.layer("PReLU", title, [x], f"0={content.slopes.size}")
+    if kind == "leaky":
+        return text.layer("ReLU", title, [x], f"0={numbers[0]}")
+    if numbers:
+        low, high = _numbers(content, activation)
+        return text.layer({"clip": "Clip", "hardswish": "HardSwish"}[kind], title, [x], f"0={low} 1={high}")
+    layer, parameters = _LAYERS[activation]
+    return text.layer(layer, title, [x], parameters)
+
+
+def _inside(content: Content, activation: str) -> str | None:
+    """The parameters of an activation inside of a layer with weights; None if it must be a layer of its own."""
+    kind, numbers = parsed(activation)
+    if kind == "leaky":
+        return f" 9=2 -23310=1,{numbers[0]}"
+    if numbers:
+        low, high = _numbers(content, activation)
+        return f" 9={3 if kind == 'clip' else 6} -23310=2,{low},{high}"
+    return _ACTIVATIONS.get(activation)
+
+
+def _numbers(content: Content, activation: str) -> tuple[float, float]:
+    """The bounds of a clamp, or slope and offset of a hard-swish, as ncnn takes them."""
+    kind, (first, second) = parsed(activation)
+    if kind == "clip":
+        return max(first, -_MOST), min(second, _MOST)
+    if first <= 0:  # ncnn computes the ends of its line by a division
+        raise Unknown(f"{content.name} is {content.layer.name}")
+    return first, second
 
 
 def _pool(content: Content) -> str:
@@ -143,7 +177,7 @@ def _pool(content: Content) -> str:
 
 def _weighted(text: _Text, content: Content, x: str, product: bool) -> str:
     layer, size, before = content.layer, content.weight.size, content.before_two
-    inside = _ACTIVATIONS.get(before)
+    inside = _inside(content, before)
     act = inside or ""
     if product:
         x = text.layer("InnerProduct", content.name, [x], f"0={layer.out_channels} 1=1 2={size}{act}")
@@ -153,4 +187,4 @@ def _weighted(text: _Text, content: Content, x: str, product: bool) -> str:
         sizes = f"0={layer.out_channels} 1={kw} 11={kh} 2={layer.dilation[1]} 12={layer.dilation[0]} 3={sw} 13={sh}"
         pads = f"4={left} 14={top} 15={right} 16={bottom}"
         x = text.layer(kind, content.name, [x], f"{sizes} {pads} 5=1 6={size}{group}{act}")
-    return x if inside is not None else _activated(text, before, x, content.name)
+    return x if inside is not None else _activated(text, content, before, x)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, parsed
 from tvm_mobilenet.passes.quantize import Scale
 from tvm_mobilenet.peers.contents import Content, Contents, Output, Unknown
 
@@ -123,19 +124,34 @@ def _layer(file: _File, content: Content, values: dict[str, _Value]) -> str:
         x = _pool(file, content, x)
     elif content.softmax:
         x = file.node("Softmax", [x], f"{content.name}.out", axis=1)
-    x = _activated(file, content.before_two, x, f"{content.name}.act")
+    x = _activated(file, content, content.before_two, x)
     for other in others:
         if content.layer.weight_shape:
             x = file.read(file.written(x, content.own))
         x = file.node(_TWO[content.two], [x, file.read(other)], f"{content.name}.{content.two}")
-    return _activated(file, content.after_two, x, f"{content.name}.act")
+    return _activated(file, content, content.after_two, x)
 
 
-def _activated(file: _File, activation: str, x: str, name: str) -> str:
-    if activation == "none":
+def _activated(file: _File, content: Content, activation: str, x: str) -> str:
+    name, (kind, numbers) = f"{content.name}.act", parsed(activation)
+    if kind == "none":
         return x
-    if activation == "silu":
+    if kind == "silu":
         return file.node("Mul", [x, file.node("Sigmoid", [x], f"{name}.sigmoid")], name)
+    if kind == PER_CHANNEL:
+        slopes = content.slopes.reshape((-1,) if content.dense else (-1, 1, 1)).astype(np.float32)
+        return file.node("PRelu", [x, file.constant(f"{name}.slopes", slopes)], name)
+    if kind == "leaky":
+        return file.node("LeakyRelu", [x], name, alpha=numbers[0])
+    if kind == "clip":
+        ends = [
+            file.constant(f"{name}.{end}", np.array(number, np.float32)) if np.isfinite(number) else ""
+            for end, number in zip(("low", "high"), numbers, strict=True)
+        ]
+        return file.node("Clip", [x, *ends], name)
+    if numbers:
+        share = file.node("HardSigmoid", [x], f"{name}.share", alpha=numbers[0], beta=numbers[1])
+        return file.node("Mul", [x, share], name)
     op, operands, attributes = _ACTIVATIONS[activation]
     return file.node(op, [x, *operands], name, **attributes)
 

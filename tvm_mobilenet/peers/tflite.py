@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, parsed
 from tvm_mobilenet.kinds.windows import same_padding
 from tvm_mobilenet.passes.quantize import Scale
 from tvm_mobilenet.peers.contents import Content, Contents, Unknown
@@ -158,17 +159,35 @@ def _activated(file: _File, content: Content, activation: str, x: int) -> int:
     """An activation as separate operators. TFLite has no hard sigmoid, so it becomes a clamped sum times a sixth."""
     if activation == "none":
         return x
+    kind, numbers = parsed(activation)
     shape = file.graph.tensors[x].shape
 
     def apply(name: str, operands: list[int], kind: str = "", **options) -> int:
         return file.operator(name, operands, file.tensor(shape), kind, **options)
 
+    def constant(value: float) -> int:
+        return file.constant(np.array([value], np.float32))
+
+    def clamped(x: int, low: float, high: float) -> int:
+        if np.isfinite(low):
+            x = apply("MAXIMUM", [x, constant(low)], "MaximumMinimumOptions")
+        return apply("MINIMUM", [x, constant(high)], "MaximumMinimumOptions") if np.isfinite(high) else x
+
+    if kind == PER_CHANNEL:
+        return apply("PRELU", [x, file.constant(content.slopes.reshape((1,) * (len(shape) - 2) + (-1,)))])
+    if kind == "leaky":
+        return apply("LEAKY_RELU", [x], "LeakyReluOptions", alpha=numbers[0])
+    if kind == "clip":
+        return clamped(x, *numbers)
+    if numbers:
+        line = apply("MUL", [x, constant(numbers[0])], "MulOptions")
+        line = apply("ADD", [line, constant(numbers[1])], "AddOptions")
+        return apply("MUL", [x, clamped(line, 0, 1)], "MulOptions")
     if activation == "hardswish":
         return apply("HARD_SWISH", [x], "HardSwishOptions")
     if activation == "hardsigmoid":
-        three, sixth = (file.constant(np.array([value], np.float32)) for value in (3, 1 / 6))
-        x = apply("ADD", [x, three], "AddOptions", fusedActivationFunction=file.activation("relu6"))
-        return apply("MUL", [x, sixth], "MulOptions")
+        x = apply("ADD", [x, constant(3)], "AddOptions", fusedActivationFunction=file.activation("relu6"))
+        return apply("MUL", [x, constant(1 / 6)], "MulOptions")
     if activation in ("sigmoid", "silu"):
         gate = apply("LOGISTIC", [x])
         return gate if activation == "sigmoid" else apply("MUL", [x, gate], "MulOptions")
