@@ -13,6 +13,8 @@ from tvm_mobilenet.models import labels
 from tvm_mobilenet.models.images import Image, InputBytes, bytes_of, channel_axis, check_by_name, image_of
 from tvm_mobilenet.models.options import FLOAT32, ModelOptions
 
+_PRODUCTS = ("mul", "scale", "multiply", "divide")  # of two values; a constant factor is in a layer's weights
+
 
 @dataclass(frozen=True)
 class Network:
@@ -105,7 +107,23 @@ class Network:
     def classes(self) -> int:
         """The number of classes with a score in the output; 0 if the network does not classify."""
         outputs = self.signature.outputs
-        return outputs[0].shape[1] if len(outputs) == 1 and len(outputs[0].shape) == 2 and not self._features else 0
+        scores = len(outputs) == 1 and len(outputs[0].shape) == 2 and not self._features and not self._product
+        return outputs[0].shape[1] if scores else 0
+
+    @property
+    def _product(self) -> bool:
+        """Whether the output is a product or a quotient of two values, such as an embedding over its norm."""
+        layer = self._last
+        return layer is not None and layer.op in _PRODUCTS
+
+    @property
+    def _last(self):
+        """The layer that computes the first output: the last one before copies."""
+        made = {call.output: call for call in self.layers}
+        call = made.get(self.signature.outputs[0].value)
+        while call is not None and call.layer.copies and call.layer.activation == "none":
+            call = made.get(call.inputs[0])
+        return call and call.layer
 
     @property
     def _features(self) -> bool:
@@ -129,17 +147,11 @@ class Network:
     @property
     def scores(self) -> str:
         """The kind of the class scores, derived from the last layer: one of ``labels.SCORES``."""
-        made = {call.output: call for call in self.layers}
-        call = made.get(self.signature.outputs[0].value)
-        while call is not None:
-            layer = call.layer
-            if layer.declared.function == "softmax":
-                return "softmax" if self.classes > 1 else "value"
-            if layer.activation == "sigmoid":
-                return "sigmoid"
-            if not layer.copies or layer.activation != "none":
-                break
-            call = made.get(call.inputs[0])
+        layer = self._last
+        if layer is not None and layer.declared.function == "softmax":
+            return "softmax" if self.classes > 1 else "value"
+        if layer is not None and layer.activation == "sigmoid":
+            return "sigmoid"
         return "logits" if self.classes > 1 else "value"
 
     def inputs(self, count: int = 2) -> list[tuple[np.ndarray, ...]]:
