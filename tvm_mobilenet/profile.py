@@ -19,6 +19,7 @@ from tvm_mobilenet.cli.flags import refuse, refuse_for_predictions
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.whole_file import output_file, write_whole
 from tvm_mobilenet.measuring.layer_profile import LayerProfile, Profile, trace
+from tvm_mobilenet.measuring.roofline import CEILINGS
 from tvm_mobilenet.terminal import console, notebook
 from tvm_mobilenet.terminal.table import Detail, Layers
 
@@ -121,7 +122,7 @@ def print_result(result: Profile, view: str = "order") -> None:
         )
     console.print_table(columns, rows, heading)
     least = sum(x.roofline.seconds for x in result.layers)
-    bound = {name: sum(x.share for x in result.layers if x.binds == name) for name in ("compute", "L2", "DRAM")}
+    bound = {name: sum(x.share for x in result.layers if x.binds == name) for name in CEILINGS}
     console.print_text(
         f"whole     {result.seconds * 1e3:.4g} ms {result.how}, {result.seconds / least:.2f} x the roofline; "
         + "of the time bound by "

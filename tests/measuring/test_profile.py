@@ -11,7 +11,7 @@ from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.plan import Plan, Step, Tensor
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.measuring import layer_profile
-from tvm_mobilenet.measuring.roofline import rooflines
+from tvm_mobilenet.measuring.roofline import missing, rooflines
 
 RPI4 = targets.load("rpi4")
 
@@ -29,37 +29,96 @@ def predicted(folders):
 # ---- the roofline
 
 
-def one_step(name: str, parameters: int = 0) -> Plan:
-    """A plan of one layer, with all parameters of a network that has so many bytes of them."""
-    layer = Layer.parse(name)
-    operands = [Tensor("input", 0, layer.input_shape, layer.input_dtype)]
-    if layer.weight_shape:
-        operands.append(Tensor("parameters", 0, layer.weight_shape, layer.weight_dtype))
-    operands.append(Tensor("output", 0, layer.output_shape, layer.output_dtype))
-    return Plan((Step("x", "x", name, tuple(operands)),), (), (), 0, 0, parameters)
+def plan_of(*names: str) -> Plan:
+    """Layers in turn, each with parameters and an output of its own. One reads the latest output of the size that it
+    takes, or the input.
+    """
+    steps, parameters, arena = [], 0, 0
+    for name in names:
+        layer = Layer.parse(name)
+        given = Tensor("input", 0, layer.input_shape, layer.input_dtype)
+        found = [step.operands[-1] for step in steps if step.operands[-1].nbytes == given.nbytes]
+        operands = [found[-1] if found else given]
+        if layer.weight_shape:
+            operands.append(Tensor("parameters", parameters, layer.weight_shape, layer.weight_dtype))
+            parameters += operands[-1].nbytes
+        operands.append(Tensor("arena", arena, layer.output_shape, layer.output_dtype))
+        arena += operands[-1].nbytes
+        steps.append(Step("x", "x", name, tuple(operands)))
+    return Plan(tuple(steps), (), (), arena, 0, parameters)
+
+
+def one_step(name: str) -> Plan:
+    return plan_of(name)
+
+
+L1, LAST, LARGE = RPI4.core.l1d.bytes, RPI4.core.l2.bytes, "dense m1 n1024 k1024 f32"  # 4 MiB of parameters
 
 
 def test_the_ceilings_are_those_of_the_targets_files():
     """A Cortex-A72 at 1.5 GHz does 4 multiply-adds a cycle; a Pi 4 streams 5.5 GB/s; 16 bytes a cycle come into L1."""
-    plan = one_step("pointwise m196 n512 k512 f32 relu6", 17 << 20)
-    one = rooflines(plan, RPI4, 1)[0]
+    plan, parameters, data = plan_of("pointwise m196 n512 k512 f32 relu6", LARGE), 512 * 512 * 4, 196 * 512 * 4
+    one = rooflines(plan, RPI4, 1, fills=False)[0]
     assert one.compute == pytest.approx(196 * 512 * 512 / (4 * 1.5e9))
-    assert one.dram == pytest.approx(512 * 512 * 4 / 5.5e9), "the parameters alone: activations fit the L2"
-    assert one.cache == pytest.approx((512 * 512 + 2 * 196 * 512) * 4 / (16 * 1.5e9))
+    assert one.dram == pytest.approx(parameters / 5.5e9), "the parameters alone: a caller just wrote the data"
+    assert one.cache == pytest.approx((parameters + 2 * (data - L1)) / (16 * 1.5e9))
+    assert one.ports == pytest.approx((parameters + data) / 16 / 1.5e9), "a load each cycle; stores have their own unit"
     assert (one.binds, one.seconds) == ("compute", one.compute)
-    four = rooflines(plan, RPI4, 4)[0]
+    filling = rooflines(plan, RPI4, 1)[0]
+    assert filling.dram == pytest.approx(one.dram + data / 5.5e9), "the virtual board fills what is written"
+    assert filling.cache == pytest.approx(one.cache + data / (16 * 1.5e9))
+    four = rooflines(plan, RPI4, 4, fills=False)[0]
     assert four.compute == pytest.approx(one.compute / 4) and four.dram == one.dram, "one core takes all of the DRAM"
-    assert four.cache == pytest.approx(one.cache / 2)
+    assert four.ports == pytest.approx(one.ports / 4)
+    assert four.cache == pytest.approx((parameters + 2 * (data - 4 * L1)) / (32 * 1.5e9)), "four L1"
+    plan = plan_of(LARGE)
+    one, four = rooflines(plan, RPI4, 1)[0], rooflines(plan, RPI4, 4)[0]
     assert rooflines(plan, RPI4, 8)[0] == four
     assert rooflines(plan, RPI4, 1, 0.75e9)[0].compute == pytest.approx(2 * one.compute)
 
 
 def test_which_ceiling_binds():
-    assert rooflines(one_step("dense m1 n1000 k1024 f32", 17 << 20), RPI4, 1)[0].binds == "DRAM"
-    small = rooflines(one_step("dense m1 n1000 k64 f32", 500_000), RPI4, 1)[0]
+    assert rooflines(one_step(LARGE), RPI4, 1)[0].binds == "DRAM"
+    small = rooflines(one_step("dense m1 n1000 k64 f32"), RPI4, 1)[0]
     assert small.dram == 0 and small.binds != "DRAM", "all parameters stay in the L2"
     large = rooflines(one_step("pool 112x112x64 avg 2x2 s2 f32"), RPI4, 1)[0]
-    assert large.dram == pytest.approx((112 * 112 * 64 * 4 - (1 << 20)) / 5.5e9) and large.binds == "DRAM"
+    assert large.dram == pytest.approx((112 * 112 * 64 * 4 - LAST) / 5.5e9) and large.binds == "DRAM"
+    copy = rooflines(one_step("elementwise 28x28x64 none f32 relu"), RPI4, 1, fills=False)[0]
+    assert copy.binds == "L1"
+    assert copy.ports == pytest.approx(28 * 28 * 64 * 4 / 8 / 1.5e9), "8 bytes are stored a cycle"
+
+
+def test_a_cache_keeps_what_later_steps_leave_room_for():
+    """The second layer reads what the first wrote; beyond the large one nothing of it is left."""
+    add = "elementwise 28x28x64 none f32 relu"
+    size = 28 * 28 * 64 * 4
+    near = missing(plan_of(add, add), LAST, True)
+    assert near == [0, 0], "all of both fits the L2, in every pass"
+    first, _, last = missing(plan_of(add, LARGE, add), LAST, True)
+    assert first == 0, "a caller just wrote its data, and the last step of the pass before read its output"
+    assert last == 2 * size, "both were last touched before LARGE"
+    kept = missing(plan_of(add, add), 2 * size + 1000, True)
+    assert kept[1] == size - 1000, "its data was just written; 1000 bytes are left of its output, after the input"
+    assert missing(plan_of(add, add), 1000, False) == [2 * (size - 1000)] * 2, "read, and written back; nothing filled"
+
+
+def test_a_network_moves_no_less_than_its_bound(folders):
+    """The caches of the virtual board count every access of every kernel; single steps differ from an ideal cache by
+    the sets of the L1, and by weights that only meet padding.
+    """
+    from tvm_mobilenet.boards import open_board
+    from tvm_mobilenet.boards.plan_runner import PlanRunner
+    from tvm_mobilenet.compiler.plan import input_values, inputs_of
+
+    module = built.read(folders / "rpi4")
+    with open_board("virtual", RPI4).load(module.library) as loaded:
+        runner = PlanRunner(loaded, module.plan, module.parameters())
+        values = input_values(inputs_of(module.plan))
+        runner.run(*values, cores=1, memory=True)
+        runs = runner.run(*values, cores=1, memory=True).kernels
+    for level, capacity in enumerate((L1, LAST)):
+        moved = sum(c.traffic.bytes[level] for run in runs for part in run.parts for c in part.ran)
+        assert 0.25 * moved <= sum(missing(module.plan, capacity, True)) <= moved, level
 
 
 # ---- the profile

@@ -163,7 +163,7 @@ def profile_of(
             f"{target.core.vector_bytes} bytes a cycle at {(clock or target.clock_hz) / 1e9:g} GHz, "
             f"{target.dram_bytes_per_second / 1e9:g} GB/s"
         )
-    layers = _layers(module, rooflines(plan, target, threads, clock), times, predicted)
+    layers = _layers(module, rooflines(plan, target, threads, clock, fills=not measured), times, predicted)
     return Profile(
         module.info["model"],
         target.name,

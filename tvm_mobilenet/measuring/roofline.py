@@ -1,11 +1,23 @@
 """The least time that a kernel call can take on a target: the bounds of its multiply-adds, of the caches, and of DRAM.
 
-After Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", 2009. Three ceilings:
+After Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", 2009. Four ceilings:
 
     compute   multiply-adds over the rate of all vector units (the core's ``fma_per_cycle`` and ``vector_bytes``)
-    L2        every operand once, over the rate into and out of L1 (the core's ``l1_fill_bytes_per_cycle``)
-    DRAM      bytes that no cache can have kept, over the target's bandwidth: parameters, if all of a network's
-              exceed the last cache, and the part of an activation that exceeds that cache
+    L1        every operand through vector registers once, at the rate of the core's loads and stores (``load_q``,
+              ``store_q`` and their like in its ``[model.classes]``)
+    L2        lines that no L1 can have kept, over the rate into and out of L1 (``l1_fill_bytes_per_cycle``)
+    DRAM      lines that no last cache can have kept, over the target's bandwidth
+
+A cache can have kept a line only if the lines that were touched since its last use leave room for it. These are counted
+by whole steps of the plan, in passes that follow each other, so a kernel's own order of accesses never counts. The
+cache is ideal: the sets of a real one keep a few lines longer, and lose many earlier. A
+written line that exceeds the cache leaves it again: one more line. A store to a line that the cache lacks fills it
+first, as on the virtual board (`boards.virtual.memory`). Cores stop filling lines that streams of stores fill whole, so
+a measured time is compared without these fills.
+
+What is not here: instructions other than multiply-adds, loads and stores; the overlap of ceilings (``exposed`` of the
+core's file), so a layer whose compute and memory time are equal has a prediction of twice the bound on a core that
+overlaps nothing; and the second load of a value.
 
 Rates are those of the target's files (`targets.memory.Way`); only the clock may be the board's own. Products with the
 zeros of padding count, as in the papers, so a kernel that skips them can be slightly faster than the bound.
@@ -13,31 +25,41 @@ zeros of padding count, as in the papers, so a kernel that skips them can be sli
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.targets import memory
 
-COMPUTE, CACHE, DRAM = "compute", "L2", "DRAM"
+COMPUTE, PORTS, CACHE, DRAM = "compute", "L1", "L2", "DRAM"
+CEILINGS = (COMPUTE, PORTS, CACHE, DRAM)
+# Classes of instructions that load or store whole vectors, with the number of these.
+LOADS = {"load_q": 1, "load_pq": 2, "load_m1": 1, "load_m2": 2, "load_m4": 4}
+STORES = {"store_q": 1, "store_pq": 2, "store_m1": 1, "store_m2": 2, "store_m4": 4}
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of each ceiling; ``cache`` is None if the core's file has no rate."""
+    """Seconds of each ceiling; ``cache`` and ``ports`` are None if the core's file has no rates."""
 
     compute: float
     cache: float | None
     dram: float
+    ports: float | None = None
 
     @property
     def seconds(self) -> float:
-        return max(self.compute, self.cache or 0.0, self.dram)
+        return max(self._each)
 
     @property
     def binds(self) -> str:
-        """``compute``, ``L2`` or ``DRAM``: the ceiling that is the lowest."""
-        return max((self.compute, COMPUTE), (self.cache or 0.0, CACHE), (self.dram, DRAM), key=lambda c: c[0])[1]
+        """``compute``, ``L1``, ``L2`` or ``DRAM``: the ceiling that is the lowest."""
+        return CEILINGS[self._each.index(self.seconds)]
+
+    @property
+    def _each(self) -> tuple[float, ...]:
+        return self.compute, self.ports or 0.0, self.cache or 0.0, self.dram
 
 
 @dataclass(frozen=True)
@@ -69,7 +91,7 @@ def ceilings(plan, target, threads: int, clock_hz: float | None = None) -> Ceili
     )
 
 
-def rooflines(plan, target, threads: int, clock_hz: float | None = None) -> list[Roofline]:
+def rooflines(plan, target, threads: int, clock_hz: float | None = None, *, fills: bool = True) -> list[Roofline]:
     """The roofline of each step of a plan, on a number of threads.
 
     Parameters
@@ -80,28 +102,151 @@ def rooflines(plan, target, threads: int, clock_hz: float | None = None) -> list
         The number of threads, at most the number of the target's cores.
     clock_hz : float, optional
         The board's clock, if it is known.
+    fills : bool
+        Whether a store to a line that a cache lacks fills this line first: it does on the virtual board.
     """
-    most = ceilings(plan, target, threads, clock_hz)
-    last = max(cache.bytes for cache in (target.core.l2, target.core.l3) if cache)
-    streamed = plan.parameters_bytes > last
+    most, core, cores = ceilings(plan, target, threads, clock_hz), target.core, min(threads, target.cores)
+    near = core.l1d.bytes * (1 if core.l1d.shared else cores)
+    last = (core.l3 or core.l2).bytes
+    ports, cycles = ports_of(core), (clock_hz or target.clock_hz) * cores
     found = []
-    for step in plan.steps:
+    for step, to_l1, to_last in zip(plan.steps, missing(plan, near, fills), missing(plan, last, fills), strict=True):
         layer = Layer.parse(step.layer)
-        parameters = sum(t.nbytes for t in step.operands if t.space == "parameters")
-        activations = [_moved(layer, t) for t in step.operands if t.space != "parameters"]
-        far = (parameters if streamed else 0) + sum(max(0, n - last) for n in activations)
-        cache = operand_bytes(step) / most.cache if most.cache else None
-        found.append(Roofline(layer.mult_adds / most.macs[layer.dtype], cache, far / most.dram))
+        *read, written = (_moved(layer, t) for t in step.operands)
+        found.append(
+            Roofline(
+                layer.mult_adds / most.macs[layer.dtype],
+                to_l1 / most.cache if most.cache else None,
+                to_last / most.dram,
+                ports.cycles(sum(read), written) / cycles if ports else None,
+            )
+        )
     return found
 
 
 def operand_bytes(step) -> int:
     """The bytes that a step reads and writes, every operand once."""
     layer = Layer.parse(step.layer)
-    return sum(t.nbytes if t.space == "parameters" else _moved(layer, t) for t in step.operands)
+    return sum(_moved(layer, t) for t in step.operands)
 
 
 def _moved(layer: Layer, operand) -> int:
     """Bytes of an operand that a layer reads or writes; for a larger tensor, only its part."""
+    if operand.space == "parameters":
+        return operand.nbytes
     parts = [p for p in (layer.input_place, layer.output_place) if p.part and p.buffer == operand.shape]
     return prod(parts[0].shape) * operand.nbytes // prod(operand.shape) if parts else operand.nbytes
+
+
+# ---- the ports of the L1
+
+
+@dataclass(frozen=True)
+class Ports:
+    """For each unit of a core, the least cycles for which a loaded byte and a stored one occupy it."""
+
+    loads: dict[str, float]
+    stores: dict[str, float]
+
+    def cycles(self, read: int, written: int) -> float:
+        """Cycles of the busiest unit."""
+        return max(read * self.loads[unit] + written * self.stores[unit] for unit in self.loads)
+
+
+def ports_of(core) -> Ports | None:
+    """The ports of a core by the classes of its model; None without one."""
+    if not core.model:
+        return None
+    units, classes = core.model["units"], core.model["classes"]
+
+    def busy(kinds: dict[str, int]) -> dict[str, float]:
+        found = dict.fromkeys(units, float("inf"))
+        for kind, vectors in kinds.items():
+            row = classes[kind]
+            cycles = dict.fromkeys(units, 0.0)
+            for uop in row["uops"]:
+                either = uop.split("|")  # these share the work
+                for unit in either:
+                    cycles[unit] += row.get("busy", 1) / len(either) / vectors / core.vector_bytes
+            found = {unit: min(found[unit], cycles[unit]) for unit in units}
+        return found
+
+    return Ports(busy(LOADS), busy(STORES))
+
+
+# ---- bytes that a cache cannot have kept
+
+
+def missing(plan, capacity: int, fills: bool) -> list[int]:
+    """For each step of a plan, the bytes that it moves into and out of a cache of this capacity whatever its kernel
+    does, in passes that follow each other.
+    """
+    touched = [_ranges(step) for step in plan.steps]
+    found = []
+    for i, step in enumerate(plan.steps):
+        layer, total = Layer.parse(step.layer), 0
+        for operand, where in zip(step.operands, touched[i], strict=True):
+            share = _moved(layer, operand) / max(operand.nbytes, 1)
+            written = operand is step.operands[-1]
+            if fills or not written:
+                ages = _ages(touched, i, where, capacity)
+                total += share * sum(max(0, n - max(0, capacity - since)) for n, since in ages)
+            if written:
+                total += max(0, share * operand.nbytes - capacity)
+        found.append(int(total))
+    return found
+
+
+def _ranges(step) -> list[tuple]:
+    """Space, first byte and end of each operand."""
+    return [((t.space, t.index), t.offset, t.offset + t.nbytes) for t in step.operands]
+
+
+def _ages(touched: Sequence, i: int, where: tuple, most: int) -> Iterator[tuple[int, int]]:
+    """Bytes of an operand of step i, and for each number the distinct bytes that were touched since their last use, or
+    ``most``. The caller writes inputs between two passes.
+    """
+    space, *rest = where
+    left, since = [tuple(rest)], _Union()
+    if space[0] == "input":
+        turns = range(i - 1, -1, -1)
+    else:
+        turns = (k % len(touched) for k in range(i - 1, i - 1 - len(touched), -1))
+    for k in turns:
+        for other, *part in touched[k]:
+            if other == space:
+                left, hit = _without(left, *part)
+                if hit:
+                    yield hit, since.bytes
+        if not left:
+            return
+        if since.bytes >= most:
+            break
+        for one in touched[k]:
+            since.add(*one)
+    yield sum(end - start for start, end in left), since.bytes
+
+
+def _without(ranges: list[tuple[int, int]], start: int, end: int) -> tuple[list[tuple[int, int]], int]:
+    """The ranges without those bytes, and how many these were."""
+    kept = [r for a, b in ranges for r in ((a, min(b, start)), (max(a, end), b)) if r[0] < r[1]]
+    return kept, sum(b - a for a, b in ranges) - sum(b - a for a, b in kept)
+
+
+class _Union:
+    """Distinct bytes of ranges in several spaces."""
+
+    def __init__(self):
+        self.ranges: dict[object, list[tuple[int, int]]] = {}
+        self.bytes = 0
+
+    def add(self, space, start: int, end: int) -> None:
+        apart = []
+        for a, b in self.ranges.get(space, ()):
+            if b < start or a > end:
+                apart.append((a, b))
+            else:  # one range from here on
+                self.bytes -= b - a
+                start, end = min(a, start), max(b, end)
+        self.ranges[space] = [*apart, (start, end)]
+        self.bytes += end - start

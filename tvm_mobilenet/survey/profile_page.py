@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tvm_mobilenet.compiler.plan import Plan
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.measuring.layer_profile import Profile
-from tvm_mobilenet.measuring.roofline import CACHE, COMPUTE, DRAM, Ceilings, ceilings, operand_bytes
+from tvm_mobilenet.measuring.roofline import CEILINGS, Ceilings, ceilings, operand_bytes
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.report import vega
 from tvm_mobilenet.report.page import Page, Table
@@ -42,7 +42,7 @@ def layers_chart(result: Profile) -> vega.Chart:
         times = (x.seconds, x.roofline.seconds, compute, memory, None if result.is_predicted else x.predicted)
         rows.append((name, *(None if t is None else t * 1e3 for t in times), x.binds))
     columns = ("layer", "ms", "roofline_ms", "compute_ms", "memory_ms", "predicted_ms", "binds")
-    parts = ["compute", "memory"] if split else [b for b in (COMPUTE, CACHE, DRAM) if any(r[-1] == b for r in rows)]
+    parts = ["compute", "memory"] if split else [b for b in CEILINGS if any(r[-1] == b for r in rows)]
     beside = not result.is_predicted and all(x.predicted is not None for x in result.layers)
     ticks = {"roofline": vega.INK} | ({"predicted": vega.COLOURS[7]} if beside else {})
     scale = {"domain": [*parts, *ticks], "range": [*vega.COLOURS[: len(parts)], *ticks.values()]}
