@@ -153,12 +153,8 @@ def _clamped(x, bounds: tuple[float, float], dtype: str):
 
 def _sigmoid(layer: Layer, y, times_y: bool):
     wide = str(y.ty).partition("x")[0]
-    one, zero = const(1.0, wide), const(0.0, wide)
-    if fixed(layer):
-        one = broadcast(one, lanes_of(y))
-        return (y if times_y else one) / (one + exponential(layer, broadcast(zero, lanes_of(y)) - y))
-    sigmoid = one / (one + tirx.exp(zero - y))
-    return y * sigmoid if times_y else sigmoid
+    one, zero = (broadcast(const(v, wide), lanes_of(y)) for v in (1.0, 0.0))
+    return (y if times_y else one) / (one + exponential(layer, zero - y))
 
 
 def epilogue(layer: Layer, x, residual, written: str, slopes=None):

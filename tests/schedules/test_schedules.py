@@ -11,12 +11,15 @@ import pytest
 import tvm
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from tvm import tirx
+from tvm_mobilenet.schedules import values
 from tvm_mobilenet.schedules.choices import Choice, Space
 
 from tvm_mobilenet import frontend, passes, schedules, targets
 from tvm_mobilenet.boards.virtual.board import VirtualBoard
 from tvm_mobilenet.checking import reference
 from tvm_mobilenet.compiler import codegen
+from tvm_mobilenet.compiler.kernel_text import kernel_text
 from tvm_mobilenet.kinds import activation
 from tvm_mobilenet.layer import RESIDUALS, Layer
 from tvm_mobilenet.models import registry
@@ -292,6 +295,42 @@ def test_machine_code_for_the_boards_computes_the_definition(board, tmp_path):
             if not found <= TOLERANCE:
                 wrong.append((layer.name, decisions, found))
     assert not wrong
+
+
+def sigmoids(target, channels: int = 8) -> dict:
+    """A sigmoid and a silu."""
+    layers = {word: Layer.parse(f"elementwise 2x4x{channels} none f32 {word}") for word in ("sigmoid", "silu")}
+    return {word: schedules.kernel(one, schedules.space(one, target.core).default) for word, one in layers.items()}
+
+
+def calls_expf(kernels: dict, target) -> bool:
+    code = (kernel_text(word, kernel.with_attr("global_symbol", word), target) for word, kernel in kernels.items())
+    return any("expf" in text.assembly for text in code)
+
+
+@pytest.mark.parametrize("board", ["rpi4", "armv7"])
+def test_a_sigmoid_computes_its_own_exponential_over_the_whole_range(board, tmp_path):
+    """A library's expf, called for each value, takes four times as long."""
+    target = targets.load(board)
+    kernels = sigmoids(target)
+    assert not calls_expf(kernels, target)
+    library = codegen.compile_kernels(kernels, target, tmp_path / "kernels.so")
+    x = np.concatenate([np.linspace(-120, 120, 58), [0.0, -0.0, 1e30, -1e30, np.inf, np.nan]]).astype(np.float32)
+    wide, smallest = x.astype(np.float64), np.finfo(np.float32).tiny
+    with VirtualBoard(target).load(library) as module, np.errstate(over="ignore"):
+        for word, expected in (("sigmoid", 1 / (1 + np.exp(-wide))), ("silu", wide / (1 + np.exp(-wide)))):
+            output = np.zeros((1, 2, 4, 8), np.float32)
+            module.call(word, [x.reshape(output.shape), output])
+            found = output.reshape(-1).astype(np.float64)
+            assert np.isnan(found[-1]) and found[-2] == expected[-2]
+            allowed = 4 * 2**-23 * np.abs(expected) + smallest * np.maximum(1.0, np.abs(wide))
+            assert (np.abs(found[:-2] - expected[:-2]) <= allowed[:-2]).all(), word
+
+
+def test_a_call_of_a_library_is_found(monkeypatch):
+    monkeypatch.setattr(values, "exponential", lambda layer, x: tirx.exp(x))
+    target = targets.load("rpi4")
+    assert calls_expf(sigmoids(target, 12), target), "a kernel of its own: kernels are kept by layer and decisions"
 
 
 @settings(max_examples=30)
