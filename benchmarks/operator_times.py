@@ -43,8 +43,8 @@ that computes it: schedules of this project in **bold**, `generic` loop nests of
 convolution before it. `x roofline` is the cycles of all these layers over the minimum that multiply-adds, L2 and memory
 allow; this record has the roofline of commit 094237d, which moved each operand once into the L1 and counted DRAM only
 for what exceeds the L2 ([today's](../guides/benchmark.md#profile)). For an epilogue both are those of the whole
-convolution; its cycles also depend on what earlier layers left in the caches. `before` is the cycles of the kernels of commit 1524bb8, with the convolution too where the operator is now
-in its epilogue.
+convolution; its cycles also depend on what earlier layers left in the caches. `before` is the cycles of the kernels of
+commit 1524bb8, with the convolution too where the operator is now in its epilogue.
 
 | operator | layers | k cycles | x roofline | before |
 |---|---|---|---|---|
