@@ -117,11 +117,6 @@ def test_what_is_a_number_of_some_inputs_only_is_verified_on_these(tmp_path):
             [("w", np.ones((4, 3, 3, 3), np.float32))],
             r"nn.conv2d at cut.*negative pads \[-1, -1, 0, 0\]",
         ),
-        (
-            h.make_node("Pad", ["x", "p"], ["y"], "cut"),
-            [("p", np.array([0, 0, -1, 0, 0, 0, 0, 0], np.int64))],
-            "nn.pad at cut.*a negative pad",
-        ),
     ],
 )
 def test_what_has_no_layer_is_refused_by_name(node, constants, words, tmp_path):

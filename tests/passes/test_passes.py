@@ -193,6 +193,14 @@ def test_a_pad_that_nobody_takes_in_is_a_layer_of_its_own():
     assert "depthwise 7x7x4 1x1 p0,0,1,1 f32" in names
 
 
+def test_negative_pads_cut():
+    _, names = layers(
+        Lambda(lambda m, x: (m.conv(F.pad(x, (-1, 2, 1, -2))), F.pad(x, (0, 0, -3, -1))), conv=nn.Conv2d(3, 4, 3)),
+        image(1, 3, 9, 10),
+    )
+    assert "conv 7x9x3 n4 3x3 p1,0,0,2" in " ".join(names)
+
+
 # ---- attention
 
 
@@ -219,6 +227,18 @@ def test_attention_that_pytorch_decomposes_has_a_softmax_and_two_products(mask):
     assert sum("softmax" in n for n in names) == 1 and sum("matmul" in n for n in names) == 2
     assert not any("broadcast" in n for n in names)
     assert any("where" in n for n in names) == zeros
+
+
+def test_keys_of_another_tensor_than_queries_have_parts_of_one_weight():
+    """As in ``nn.MultiheadAttention``, whose three weights are one parameter."""
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(m, x):
+        x, y = (conv(x).flatten(2).mT for conv in (m.first, m.second))
+        return m.attention(x, y, y, need_weights=False)[0]
+
+    convs = {name: nn.Conv2d(3, 8, 1) for name in ("first", "second")}
+    layers(Lambda(forward, attention=attention, **convs), image(1, 3, 3, 3))
 
 
 # ---- activations

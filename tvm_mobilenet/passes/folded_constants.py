@@ -69,12 +69,23 @@ def of(name: str, call: relax.Call, bb: relax.BlockBuilder) -> relax.Expr | None
         return constant(np.transpose(values[0], None if axes is None else [int(a) for a in axes]))
     if name in ("squeeze", "expand_dims"):
         return constant(values[0].reshape(static_shape(call)))
+    if name == "strided_slice":
+        return _sliced(values[0], call) or _by_tvm(call)
     if name == "astype":
         return constant(values[0].astype(str(call.attrs.dtype)))
     if name in _NUMPY:
         with np.errstate(all="ignore"):
             return constant(np.asarray(_NUMPY[name](*values)).astype(str(call.ty.dtype)))
     return _by_tvm(call)
+
+
+def _sliced(value: np.ndarray, call: relax.Call) -> relax.Expr | None:
+    axes, begins, ends, *strides = ([int(number.value) for number in given.fields] for given in call.args[1:])
+    taken = [slice(None)] * value.ndim
+    for i, (axis, begin, end) in enumerate(zip(axes, begins, ends, strict=True)):
+        taken[axis] = slice(begin, end, strides[0][i] if strides else 1)
+    found = value[tuple(taken)]
+    return constant(found) if found.shape == static_shape(call) else None
 
 
 def constant(value: np.ndarray) -> relax.Expr:

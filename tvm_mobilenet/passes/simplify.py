@@ -18,6 +18,7 @@ from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.kinds.windows import window_of
 from tvm_mobilenet.passes import folded_constants
 from tvm_mobilenet.passes.folded_constants import constant
+from tvm_mobilenet.passes.generic import piece
 from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, scalar, static_shape
 
 _MOST_FACTORS = 8  # most factors of a power that becomes products
@@ -76,6 +77,8 @@ class Simplify(Rewriter):
             return self._batch_norm(made)
         if op_name(made) == "nn.dropout" and item.index == 0:
             return made.args[0]
+        if op_name(made) == "split" and array(made.args[0]) is not None:
+            return folded_constants.of("strided_slice", piece(made, item.index), self._bb)
         return item
 
     def _batch_norm(self, call: relax.Call) -> relax.Expr:
@@ -182,9 +185,7 @@ class Simplify(Rewriter):
 
     def _multiplied(self, call: relax.Call) -> relax.Call:
         """A division by few divisors for many values, such as a norm over all channels, becomes a multiplication by
-        their inverses. A division takes as long as ten products.
-
-        The rounding of the inverse adds a relative error of 2^-24.
+        their inverses: a division takes as long as ten products. The rounding adds a relative error of 2^-24.
         """
         a, b = call.args
         shapes = [static_shape(x, self.where) for x in (a, b)]
@@ -309,9 +310,7 @@ class Simplify(Rewriter):
         return call.args[0] if str(call.args[0].ty.dtype) == str(call.attrs.dtype) else call
 
     def _strided_slice(self, call: relax.Call) -> relax.Expr:
-        """A slice that takes everything, as GhostNet has after concatenations, is dropped. An input that is sliced
-        stays an operand.
-        """
+        """A slice that takes everything, as after GhostNet's concatenations, is dropped; one of an input stays."""
         whole = static_shape(call.args[0]) == static_shape(self._bb.normalize(call), self.where)
         steps = {int(step.value) for given in call.args[4:] for step in given.fields}
         return call.args[0] if whole and steps <= {1} and call.args[0] in self._made else call
