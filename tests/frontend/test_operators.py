@@ -108,7 +108,7 @@ def test_what_is_a_number_of_some_inputs_only_is_verified_on_these(tmp_path):
     [
         (h.make_node("TopK", ["x", "k"], ["y", "i"], "top", axis=1), [("k", np.array([2], np.int64))], "topk at top"),
         (
-            h.make_node("Resize", ["x", "", "k"], ["y"], "half", mode="nearest"),
+            h.make_node("Resize", ["x", "", "k"], ["y"], "half", mode="cubic"),
             [("k", np.array([1, 1, 0.6, 0.6], np.float32))],
             "Resize at half.*make no whole sizes",
         ),
@@ -122,6 +122,35 @@ def test_what_is_a_number_of_some_inputs_only_is_verified_on_these(tmp_path):
 def test_what_has_no_layer_is_refused_by_name(node, constants, words, tmp_path):
     with pytest.raises(TvmMobilenetError, match=words):
         passes.run(from_onnx(model_of(tmp_path / "net.onnx", node, constants=constants)))
+
+
+@pytest.mark.parametrize("where", ["half_pixel", "pytorch_half_pixel", "asymmetric"])
+def test_a_resize_by_scales_that_make_no_whole_sizes_has_onnx_runtimes_positions(where, tmp_path):
+    """As PyTorch exports ``scale_factor=1.7``."""
+    roundings = ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]
+    how = [{"mode": "linear"}, *({"mode": "nearest", "nearest_mode": rounding} for rounding in roundings)]
+    cases = [(scales, one) for scales in ("up", "down") for one in how]
+    nodes = [
+        h.make_node("Resize", ["x", "", scales], [f"y{i}"], coordinate_transformation_mode=where, **one)
+        for i, (scales, one) in enumerate(cases)
+    ]
+    graph = h.make_graph(
+        nodes,
+        "g",
+        [h.make_tensor_value_info("x", TensorProto.FLOAT, (1, 2, 10, 7))],
+        [h.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, [1, 2, f"h{i}", f"w{i}"]) for i in range(len(cases))],
+        [
+            onnx.numpy_helper.from_array(np.array([1, 1, *of], np.float32), name)
+            for name, of in (("up", (1.7, 1.33)), ("down", (0.55, 0.71)))
+        ],
+    )
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "net.onnx")
+    x = np.random.default_rng(0).standard_normal((1, 2, 10, 7)).astype(np.float32)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = run_in_torch(passes.run(from_onnx(tmp_path / "net.onnx")), x)
+    for y, expected in zip(found, session.run(None, {"x": x}), strict=True):
+        np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("opset", [11, 19, 22])

@@ -14,6 +14,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_mobilenet.files import limits
+
 
 def _clip(bb, inputs, attrs, otherwise):
     return relax.op.clip(inputs[0], *_range(inputs, attrs))
@@ -113,7 +115,7 @@ def _resize(bb, inputs, attrs, otherwise):
         scales[axes] = _numpy(inputs[2]).astype(np.float64)
         sizes = scales * shape
         if np.abs(sizes - np.round(sizes)).max() > 1e-3:
-            raise ValueError(f"scales {scales.tolist()} make no whole sizes; export it with sizes")
+            return _resized_by(bb, x, scales.astype(np.float32), attrs)
         wanted = [int(s) for s in np.round(sizes)]
     else:
         wanted = list(shape)
@@ -138,6 +140,47 @@ def _resize(bb, inputs, attrs, otherwise):
         x = bb.emit(otherwise(given([x, inputs[1], None, relax.const(np.array(sizes, np.int64), "int64")])))
         x = bb.emit(relax.op.strided_slice(x, alone, first, [1] * len(alone))) if alone else x
     return relax.op.permute_dims(x, [0, 2, 3, 1]) if nhwc else x
+
+
+def _resized_by(bb, x: relax.Expr, scales: np.ndarray, attrs: dict) -> relax.Expr:
+    """A resize by scales, whose sizes are rounded down: positions follow from the scales, as in ONNX Runtime. By
+    nearest neighbour it takes values, else it is a product with the weights of each axis.
+    """
+    mode, rounding = _text(attrs.get("mode", "nearest")), _text(attrs.get("nearest_mode", "round_prefer_floor"))
+    where = _text(attrs.get("coordinate_transformation_mode", "half_pixel"))
+    shape = [int(d) for d in x.ty.shape]
+    last = [axis for axis, scale in enumerate(scales) if scale != 1]
+    known = mode == "nearest" or (mode == "linear" and min(last) >= len(shape) - 2)
+    if not known or where not in ("half_pixel", "pytorch_half_pixel", "asymmetric"):
+        raise ValueError(f"scales {scales.tolist()} make no whole sizes; export it with sizes")
+    for axis in last:
+        n, scale = shape[axis], scales[axis]
+        size = int(np.float32(n) * scale)
+        at = np.arange(size, dtype=np.float32)
+        at = at / scale if where == "asymmetric" else (at + np.float32(0.5)) / scale - np.float32(0.5)
+        at = at * (size > 1 or where != "pytorch_half_pixel")
+        if mode == "nearest":
+            index = _ROUNDED[rounding](at).clip(0, n - 1).astype(np.int64)
+            x = bb.emit(relax.op.take(x, relax.const(index, "int64"), axis))
+            continue
+        limits.check_tensor(n * size, at.itemsize, "the weights of a Resize")
+        at = at.clip(0, n - 1)
+        low = np.floor(at).astype(np.int64)
+        weights, rows = np.zeros((size, n), np.float32), np.arange(size)
+        weights[rows, low] = 1 - (at - low)
+        weights[rows, np.minimum(low + 1, n - 1)] += at - low
+        by_rows = axis == len(shape) - 2
+        operands = (relax.const(weights), x) if by_rows else (x, relax.const(weights.T.copy()))
+        x = bb.emit(relax.op.matmul(*operands))
+    return x
+
+
+_ROUNDED = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
+    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
+}
 
 
 def _conv_transpose(bb, inputs, attrs, otherwise):
