@@ -186,3 +186,19 @@ def test_a_transposed_convolution_with_norm_and_activation_is_a_convolution_and_
     made = next(layer for layer in kinds[1:] if layer.declared.weight_shape)
     assert made.out_channels == 4 * stride**2 and made.activation == "relu"
     assert not any("transpose" in layer.op for layer in kinds) and len(copies(graph)) == 1
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_largest_values_along_an_axis_are_not_sorted_for(keep):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 1)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return y.max(1, keep)[0], y.min(2, keep)[0], y.max(3, keep)[1] + 0.5, F.adaptive_max_pool2d(y, (2, 3))
+
+    torch.manual_seed(0)
+    x, model = torch.randn(2, 3, 8, 6), Model().eval().requires_grad_(False)
+    assert_close(passes.run(frontend.from_torch(model, x)), model, x)

@@ -83,7 +83,26 @@ def _average(operator, importer, own, node: torch.fx.Node) -> relax.Var:
     return importer.block_builder.emit(relax.op.multiply(mean, factor))
 
 
+def _extreme(values, places, importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
+    """The largest or smallest values along an axis, and their places. TVM's importer sorts for them."""
+    data, axis, keep = (*node.args, False)[:3]
+    x = importer.env[data]
+    return tuple(importer.block_builder.emit(operator(x, axis, keep)) for operator in (values, places))
+
+
+def _adaptive_maximum(importer, own, node: torch.fx.Node) -> tuple[relax.Var]:
+    """A pool of equal windows, without the places of its maxima."""
+    there, sizes = ([int(n) for n in value.shape[2:]] for value in (node.args[0].meta["val"], node.meta["val"][0]))
+    if any(n % size for n, size in zip(there, sizes, strict=True)) or any(user.args[1] for user in node.users):
+        raise ValueError("its windows differ in size, or the places of its maxima are read")
+    window = [n // size for n, size in zip(there, sizes, strict=True)]
+    return (importer.block_builder.emit(relax.op.nn.max_pool2d(importer.env[node.args[0]], window, window)),)
+
+
 _CONVERTERS = {
+    "adaptive_max_pool2d.default": _adaptive_maximum,
+    "max.dim": partial(_extreme, relax.op.max, relax.op.argmax),
+    "min.dim": partial(_extreme, relax.op.min, relax.op.argmin),
     "add.Tensor": partial(_with_alpha, relax.op.add),
     "sub.Tensor": partial(_with_alpha, relax.op.subtract),
     "elu.default": _elu,
