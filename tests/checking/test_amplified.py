@@ -7,7 +7,8 @@ import torch
 import tvm_mobilenet as tm
 from tests.checking.test_sure_networks import with_layers
 from tvm_mobilenet import build, targets, verify
-from tvm_mobilenet.checking.network_ends import ALIKE, DETERMINED, OutputCheck, amplified
+from tvm_mobilenet.checking.amplified import ALIKE, DETERMINED, _explained
+from tvm_mobilenet.checking.network_ends import OutputCheck
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import VerificationError
 from tvm_mobilenet.models.options import ModelOptions
@@ -57,5 +58,5 @@ def test_only_two_computations_as_far_from_float64_explain_a_difference(ours, th
     exact = [draw.standard_normal(100) for _ in range(2)]
     found, expected = ([x + 5e-4 * far * draw.choice((-1, 1), 100) for x in exact] for far in (ours, theirs))
     off = max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True))
-    output = amplified(OutputCheck("y", off, 0, off, 1, 1, 1, 2e-4), found, expected, exact)
+    output = _explained(OutputCheck("y", off, 0, off, 1, 1, 1, 2e-4), found, expected, exact)
     assert output.ok == bool(output.amplified) == explained

@@ -165,6 +165,15 @@ KILLED = "import os; from tvm_mobilenet.files.temporary import TemporaryFolder a
 KILLED += "(b.path / 'x').write_text('x'); print(a.path, b.path, flush=True); input()"
 
 
+@pytest.fixture
+def without_a_folder(monkeypatch):
+    """As a process that has no temporary folder yet, whatever the tests before have left alive in this one."""
+    place = temporary._Place()
+    monkeypatch.setattr(temporary, "_PLACE", place)
+    monkeypatch.setattr(temporary, "inside", place.inside)
+
+
+@pytest.mark.usefixtures("without_a_folder")
 def test_temporary_folders_of_killed_runs_are_removed_by_the_next(tmp_path, monkeypatch):
     """A process has one, in which all others lie."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -206,6 +215,7 @@ def test_a_folder_is_removed_after_the_processes_that_write_to_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("without_a_folder")
 def test_a_temporary_folder_lies_in_what_is_being_made(tmp_path, monkeypatch):
     """So a process that is killed leaves one folder; and what is made never holds it."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))

@@ -17,6 +17,7 @@ import numpy as np
 
 from tvm_mobilenet.boards.comparison import deviation_of, relative
 from tvm_mobilenet.checking import given_layers, network_steps, same_outputs, tolerance
+from tvm_mobilenet.checking.amplified import with_rounding
 from tvm_mobilenet.checking.built_calls import calls_of
 from tvm_mobilenet.checking.layer_check import (
     CONSTANTS_TOLERANCE,
@@ -31,12 +32,10 @@ from tvm_mobilenet.checking.layer_check import (
 from tvm_mobilenet.checking.network_ends import (
     Ends,
     OutputCheck,
-    amplified,
     check_output,
     movement,
     output_tolerance,
 )
-from tvm_mobilenet.checking.reference import network_outputs
 from tvm_mobilenet.checking.same_outputs import SameOutputs
 from tvm_mobilenet.compiler.kept import using_its_files
 from tvm_mobilenet.errors import VerificationError
@@ -264,27 +263,11 @@ def check(
         for i in dict.fromkeys(blind) if all(c.ok for c in checks) else ():
             checks[i] = look(i, check_alone(calls[i], module.plan.steps[i], runner, checks[i]), runner)
     if not all(o.ok for o in outputs) and all(c.ok and c.units is None for c in checks):
-        outputs = _with_rounding(outputs, network, batch, values, said)
+        outputs = with_rounding(outputs, network, batch, values, said.values)
     others = []
     if whole and all(c.ok for c in (*outputs, *checks)):
         others = same_outputs.check(board, module, batch, values, time.monotonic() - start)
     return Found(batch, outputs, checks, values, said.name, run, tuple(costs), next(iter(wrong), None), others)
-
-
-def _with_rounding(outputs: list[OutputCheck], network, batch: list, values: list, said) -> list[OutputCheck]:
-    """The checks of outputs, with the tolerances of a network that amplifies rounding (`network_ends.amplified`)."""
-    exact = network_outputs(network, batch)
-    return [
-        output
-        if output.ok
-        else amplified(
-            output,
-            [network.signature.outputs[j].real(v[j]) for v in values],
-            [v[j] for v in said.values[: len(batch)]],
-            [network.signature.outputs[j].real(v[j]) for v in exact],
-        )
-        for j, output in enumerate(outputs)
-    ]
 
 
 def _noise(ports, scales: tuple[float, ...], change=np.asarray) -> list[tuple[np.ndarray, ...]]:

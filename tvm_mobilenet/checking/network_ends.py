@@ -9,7 +9,7 @@ sum (`checking.tolerance`). `check_output` compares both with the model's own fr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,8 +25,6 @@ OUTPUT_TOLERANCE = 1e-4  # times the square root of the number of layers: roundi
 # Unrelated outputs differ by 4 standard deviations and more; this tolerance is 1.3 to 2.1 of them for the layers of v1
 # to v3.
 FUSED_ROUNDINGS = 512
-ALIKE = 4  # the largest ratio between the distances to float64 of two right computations in float32
-DETERMINED = 1e-2  # of the last sum's scale: an output that rounding moves further shows nothing
 
 
 def output_tolerance(dtype: str, layers: int) -> float:
@@ -204,7 +202,7 @@ class OutputCheck:
         quantization. There the machine code must equal the definition of its layers (`machine_check`).
     amplified : float
         The framework's own difference to float64, as ``relative``, if that explains a difference beyond the usual
-        tolerance (`amplified`); else 0.
+        tolerance (`checking.amplified`); else 0.
     """
 
     name: str
@@ -308,38 +306,6 @@ def check_output(
         float(due.max()) / limit,
         not dtypes.of(dtype).integer,
     )
-
-
-def amplified(
-    output: OutputCheck, found: list[np.ndarray], expected: list[np.ndarray], exact: list[np.ndarray]
-) -> OutputCheck:
-    """The check of a float32 output, with a larger tolerance if the network amplifies rounding.
-
-    Some networks amplify the rounding of float32 beyond any fixed tolerance: large biases that cancel, images of a
-    range that normalisation in the graph makes nearly constant. Then the framework is about as far from float64 as the
-    machine code. A wrong import or a wrong kernel moves only one of the two, so neither may be more than ``ALIKE``
-    times as far as the other, on each input with a difference of some size. The tolerance becomes twice the larger
-    distance, but at most ``DETERMINED``. Distances that the rounding of the outputs themselves makes show nothing:
-    probabilities that a softmax saturates.
-
-    Parameters
-    ----------
-    output : OutputCheck
-    found, expected : list of ndarray
-        The outputs of the machine code and of the framework, for each input.
-    exact : list of ndarray
-        The network's outputs in float64.
-    """
-    f, e, x = (np.stack(values).astype(np.float64).reshape(len(values), -1) for values in (found, expected, exact))
-    ours, theirs, apart = (np.abs(one - other).max(1) for one, other in ((f, x), (e, x), (f, e)))
-    less, more = np.minimum(ours, theirs), np.maximum(ours, theirs)
-    telling = apart >= apart.max() / ALIKE**2
-    stored = 4 * ALIKE * tolerance.ROUNDING * np.abs(x).max(1)
-    if np.any(less[telling] <= stored[telling]) or np.any(more[telling] > ALIKE * less[telling]):
-        return output
-    scale = output.relative / float(apart.max())
-    limit = max(output.tolerance, min(2 * scale * float(more.max()), DETERMINED))
-    return replace(output, tolerance=limit, amplified=scale * float(theirs.max()))
 
 
 def _before(end: End, z: np.ndarray, e: np.ndarray, limit: float) -> np.ndarray | None:
