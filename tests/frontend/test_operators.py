@@ -124,7 +124,9 @@ def test_what_has_no_layer_is_refused_by_name(node, constants, words, tmp_path):
         passes.run(from_onnx(model_of(tmp_path / "net.onnx", node, constants=constants)))
 
 
-@pytest.mark.parametrize("where", ["half_pixel", "pytorch_half_pixel", "asymmetric"])
+@pytest.mark.parametrize(
+    "where", ["half_pixel", *(pytest.param(w, marks=pytest.mark.full) for w in ("pytorch_half_pixel", "asymmetric"))]
+)
 def test_a_resize_by_scales_that_make_no_whole_sizes_has_onnx_runtimes_positions(where, tmp_path):
     """As PyTorch exports ``scale_factor=1.7``."""
     roundings = ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]

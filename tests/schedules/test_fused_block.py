@@ -130,8 +130,7 @@ BATCHES = (
 )
 
 
-@pytest.mark.parametrize("name", BATCHES)
-@pytest.mark.parametrize("row_tiles, column_tiles", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("name, row_tiles, column_tiles", [(BATCHES[0], 1, 1), (BATCHES[1], 2, 2)])
 def test_each_image_of_a_batch_has_tasks_of_its_own(name, row_tiles, column_tiles):
     layer = Layer.parse(name)
     assert layer.name == name
