@@ -131,9 +131,8 @@ def tasks(layer: Layer, core) -> tuple[int, int] | None:
         rows = (first.kernel[0] - 1) * first.dilation[0] + 1
         return weights + at_once * (scratch_bytes(layer, column_tiles) + rows * columns * first.channels * first.bytes)
 
-    cuts = {(-(-core.cpus // (images(layer) * b)), b) for b in COLUMN_TILES}
-    if images(layer) > 1:  # an odd number of images is even only if each is cut for all CPUs
-        cuts |= {(-(-core.cpus // b), b) for b in COLUMN_TILES}
+    # For all images together, or each for all CPUs: only so are three images even on four cores.
+    cuts = {(-(-core.cpus // (count * b)), b) for count in (images(layer), 1) for b in COLUMN_TILES}
     fits = [
         (max(EVEN, load_balance(layer, row_tiles, column_tiles, core.cpus)), column_tiles, row_tiles)
         for row_tiles, column_tiles in cuts
