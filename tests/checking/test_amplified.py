@@ -7,7 +7,7 @@ import torch
 import tvm_mobilenet as tm
 from tests.checking.test_sure_networks import with_layers
 from tvm_mobilenet import build, targets, verify
-from tvm_mobilenet.checking.amplified import ALIKE, DETERMINED, _explained
+from tvm_mobilenet.checking.amplified import ALIKE, DETERMINED, explained
 from tvm_mobilenet.checking.network_ends import OutputCheck
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import VerificationError
@@ -50,13 +50,13 @@ def test_where_rounding_is_all_that_shows_the_message_says_so():
 
 
 @pytest.mark.parametrize(
-    "ours, theirs, explained",
+    "ours, theirs, is_explained",
     [(1, 1, True), (1, 0.9 * ALIKE, True), (0.9 * ALIKE, 1, True), (1, 2 * ALIKE, False), (2 * ALIKE, 1, False)],
 )
-def test_only_two_computations_as_far_from_float64_explain_a_difference(ours, theirs, explained):
+def test_only_two_computations_as_far_from_float64_explain_a_difference(ours, theirs, is_explained):
     draw = np.random.default_rng(0)
     exact = [draw.standard_normal(100) for _ in range(2)]
     found, expected = ([x + 5e-4 * far * draw.choice((-1, 1), 100) for x in exact] for far in (ours, theirs))
     off = max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True))
-    output = _explained(OutputCheck("y", off, 0, off, 1, 1, 1, 2e-4), found, expected, exact)
-    assert output.ok == bool(output.amplified) == explained
+    output = explained(OutputCheck("y", off, 0, off, 1, 1, 1, 2e-4), found, expected, exact)
+    assert output.ok == bool(output.amplified) == is_explained

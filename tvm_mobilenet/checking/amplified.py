@@ -38,7 +38,7 @@ def with_rounding(outputs: list[OutputCheck], network, batch: list, found: list,
     return [
         output
         if output.ok
-        else _explained(
+        else explained(
             output,
             [ports[j].real(v[j]) for v in found],
             [v[j] for v in expected[: len(batch)]],
@@ -48,7 +48,7 @@ def with_rounding(outputs: list[OutputCheck], network, batch: list, found: list,
     ]
 
 
-def _explained(
+def explained(
     output: OutputCheck, found: list[np.ndarray], expected: list[np.ndarray], exact: list[np.ndarray]
 ) -> OutputCheck:
     """The check of an output, with the tolerance that its distances to float64 explain, if they explain one."""

@@ -29,13 +29,7 @@ from tvm_mobilenet.checking.layer_check import (
     check_layer,
     evidence_of,
 )
-from tvm_mobilenet.checking.network_ends import (
-    Ends,
-    OutputCheck,
-    check_output,
-    movement,
-    output_tolerance,
-)
+from tvm_mobilenet.checking.network_ends import Ends, OutputCheck, check_output, movement, output_tolerance
 from tvm_mobilenet.checking.same_outputs import SameOutputs
 from tvm_mobilenet.compiler.kept import using_its_files
 from tvm_mobilenet.errors import VerificationError
