@@ -49,7 +49,8 @@ class Pace:
     def __str__(self) -> str:
         words = [f"{self.workers} worker{'s' * (self.workers != 1)}"]
         if self.jobs >= SHOWN_AFTER:
-            often = f"{self.rate:.2g} jobs a second" if self.rate >= 1 else f"a job every {1 / self.rate:,.0f} s"
+            rate = self.rate  # the clock goes on
+            often = f"a job every {1 / rate:,.0f} s" if 0 < rate < 1 else f"{rate:.2g} jobs a second"
             words += [often, f"{self.share:.0%} of their time in jobs"]
             words += [f"{self.bytes / self.jobs:,.0f} bytes a job"] * bool(self.bytes)
         return ", ".join(words)
