@@ -57,8 +57,8 @@ def of_pixels(f: nest.Kernel, x, channel, count: int):
     return tirx.Shuffle(found, list(range(count)))
 
 
-def _requantized(layer: Layer, f: nest.Kernel, total, count: int):
-    ends, factor = f["ends"], values.broadcast(f["scale"][0], count)
+def _requantized(layer: Layer, f: nest.Kernel, total, count: int, which=0):
+    ends, factor = f["ends"], values.broadcast(f["scale"][which], count)
     total = total + integers.const(integers.BITS, "int32", count) if layer.small else total
     own = integers.Ends(ends[1], ends[2], ends[3], layer.activation != "none")
     return integers.requantize(total, factor, own, layer.small, count)
@@ -88,8 +88,10 @@ def quotient(x, scale, count: int):
     return found
 
 
-def average(layer: Layer, f: nest.Kernel, total, count: int):
-    """The mean of a window, from its sum without bias."""
+def average(layer: Layer, f: nest.Kernel, total, count: int, taps):
+    """The average of a window, from its sum without bias; ``taps``: the number of its values inside the data."""
+    if layer.op == "mean":
+        return _requantized(layer, f, total + values.broadcast(f["bias"][0] * taps, count), count, taps - 1)
     return _requantized(layer, f, total + values.broadcast(f["bias"][0], count), count)
 
 

@@ -7,7 +7,7 @@ The nest::
         accumulators = 0 or minus infinity
         for each row and column of the window inside the data
           accumulators += or max= data
-        output = accumulators (times 1 / window), through the epilogue
+        output = accumulators (times 1 / window, or 1 / the number of taps inside), through the epilogue
 
 Register budget: one accumulator and one register of data for each vector of the tile. A tile has at most 8 vectors, so
 it takes 16 registers.
@@ -99,18 +99,25 @@ def _tile(layer: Layer, d: Decisions, f: nest.Kernel, b, h, w, c, width: int) ->
         else:
             with T.serial(0, columns) as kw:
                 element(kh, kw)
+    taps = rows * columns
+    taps = values.const(taps, "int32") if isinstance(taps, int) else taps
     if integer:
 
         def whole(lane):
-            return acc[0, lane] if maximum else integer_maps.average(layer, f, acc[0, lane], lane.count)
+            if maximum:
+                return acc[0, lane]
+            return integer_maps.average(layer, f, acc[0, lane], lane.count, taps)
 
         f.write(f["output"], whole, width, lambda lane: nest.at(layer.output_layout, b, h, w, c + lane))
         return
-    share = values.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]), dtype)
+    if layer.op == "mean":
+        share = values.const(1.0, dtype) / values.cast(taps, dtype)
+    else:
+        share = values.const(1.0 if maximum else 1.0 / (layer.kernel[0] * layer.kernel[1]), dtype)
     f.store(
         layer,
         f["output"],
-        lambda lane: values.alone(layer, acc[0, lane] * share),
+        lambda lane: values.alone(layer, acc[0, lane] * values.broadcast(share, values.lanes_of(acc[0, lane]))),
         width,
         lambda lane: nest.at(layer.output_layout, b, h, w, c + lane),
         f.get("second"),

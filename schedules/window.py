@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tvm_mobilenet.kinds.windows import inside
 from tvm_mobilenet.layer import Layer
 
 # This holds for every core: the length of unrolled code that LLVM compiles well.
@@ -32,17 +33,12 @@ def runs(layer: Layer, axis: int, tile: int, positions: range | None = None) -> 
     """The runs of the output's rows (axis 0) or columns (axis 1) in tiles of ``tile`` positions, or of a range of
     positions.
     """
-    size = (layer.height, layer.width)[axis]
-    out = (layer.out_height, layer.out_width)[axis]
-    stride, dilation, kernel, before = (p[axis] for p in (layer.stride, layer.dilation, layer.kernel, layer.padding))
+    every = inside(layer, axis)
     found: list[Run] = []
-    positions = range(out) if positions is None else positions
+    positions = range(len(every)) if positions is None else positions
     for start in range(positions.start, positions.stop, tile):
         length = min(tile, positions.stop - start)
-        taps = tuple(
-            tuple(k for k in range(kernel) if 0 <= (start + i) * stride - before + k * dilation < size)
-            for i in range(length)
-        )
+        taps = tuple(tuple(each) for each in every[start : start + length])
         last = found[-1] if found else None
         if last and last.tile == length and last.taps == taps:
             found[-1] = Run(last.start, length, last.count + 1, taps)

@@ -36,6 +36,21 @@ def test_sums_beyond_float32_are_exact():
     assert total.item() == 2047 * 127**2 + 2 != float(np.float32(total.item()))
 
 
+def test_a_mean_has_one_rounding_of_the_sum_of_the_values_inside():
+    layer = Layer.parse("pool 5x6x3 mean 3x2 s2 p1,1,1,0 d1,2 i8")
+    given = integers.random_operands(layer, np.random.default_rng(0))
+    data, constants = given["data"], given["constants"]
+    zero, own, low, high = map(int, constants["ends"])
+    due = np.empty(layer.output_shape, np.int8)
+    for _, h, w, c in np.ndindex(due.shape):
+        rows = [y for y in (2 * h - 1, 2 * h, 2 * h + 1) if 0 <= y < 5]
+        columns = [x for x in (2 * w - 1, 2 * w + 1) if 0 <= x < 6]
+        total = sum(int(data[0, y, x, c]) - zero for y in rows for x in columns)
+        exact = total * float(constants["scale"][len(rows) * len(columns) - 1])
+        due[0, h, w, c] = np.clip(np.rint(exact) + own, low, high)
+    assert np.array_equal(integers.run(layer, **given), due) and len(np.unique(due)) > 20
+
+
 @pytest.mark.parametrize(
     "name",
     [

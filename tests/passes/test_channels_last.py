@@ -29,7 +29,7 @@ BETWEEN = {  # of a feature map of 6 channels, 8 x 6 positions: what stands betw
     "rounded up": lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True),
     "a row of numbers": lambda x: x * torch.linspace(0.5, 1.5, 6),
 }
-OWN = ("nearest", "bilinear")  # the others are generic
+OWN = ("nearest", "bilinear", "average", "rounded up")  # the others are generic
 FEW = ("tanh", "channels joined", "halves", "bilinear", "unit length", "average", "reflected")
 
 

@@ -34,6 +34,7 @@ INTEGERS = (
     "dense m3 n30 k24 f32",
     "pool 7x7x24 avg 7x7 f32",
     "pool 8x8x16 avg 2x2 s2 f32 relu",
+    "pool 8x7x16 mean 3x3 s2 p1,1,1,1 f32",
     "pool 8x8x16 max 3x3 s2 f32",
     "elementwise 5x5x16 none f32 relu",
     "elementwise 5x5x16 none f32 relu6",

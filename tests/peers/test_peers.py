@@ -87,7 +87,7 @@ class Net(nn.Module):
     def forward(self, x):
         x = F.silu(self.stem(x))
         x = F.hardswish(self.near(x))
-        x = F.max_pool2d(x, 3, 2, 1) - F.avg_pool2d(x, 2)
+        x = F.max_pool2d(x, 3, 2, 1) - F.avg_pool2d(x, 2) + F.avg_pool2d(x, 3, 2, ceil_mode=True)
         y = F.relu(self.narrow[0](torch.sigmoid(self.wide(x))) + x)
         y = F.relu6(self.narrow[1](self.wide(y))) + y
         y = F.hardswish(self.narrow[2](self.wide(y)) + x)

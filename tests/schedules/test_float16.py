@@ -50,6 +50,7 @@ NAMES = (
     "elementwise 5x5x20 none f16 prelu",
     "pool 7x7x40 avg 7x7 f16 relu6",
     "pool 9x9x20 max 3x3 s2 p1,1,1,1 b2 f16 add",
+    "pool 9x8x20 mean 3x3 s2 p1,1,1,1 b2 f16 relu",
     "bilinear2d 5x7x20 half_pixel to10x14 in24 f16 hardswish",
     "bilinear2d 5x7x9 align_corners to7x33 b2 f16 reads_f32",
     "bilinear2d 4x3x5 asymmetric to8x12 to_nchw f16 writes_f32 relu",

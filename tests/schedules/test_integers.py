@@ -37,6 +37,8 @@ LAYERS = (
     "elementwise 5x19x3 none nchw out4 i8 reads_f32",
     "elementwise 4x4x24 none i8 writes_f32",
     "pool 7x7x24 avg 7x7 i8 small",
+    "pool 9x8x20 mean 3x3 s2 p1,1,1,1 b2 i8 small",
+    "pool 6x7x16 mean 5x3 p2,1,3,1 d1,2 i8",
     "pool 8x8x16 max 3x3 s2 p1,1,1,1 i8",
     "pointwise m9 n12 k40 i8 group1 small",
     "pointwise m9 n37 k24 i8 weights_i16 relu6",

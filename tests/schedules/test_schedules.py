@@ -128,9 +128,9 @@ def depthwise(draw):
 
 @st.composite
 def pool(draw):
-    c, op = draw(sizes(1, 3, 7, 50)), draw(st.sampled_from(["avg", "max"]))
+    c, op = draw(sizes(1, 3, 7, 50)), draw(st.sampled_from(["avg", "mean", "max"]))
     shape = draw(geometry([(2, 2), (3, 3), (7, 7), (1, 2)], 225))
-    for axis in (0, 1):  # a maximum over padding alone is minus infinity
+    for axis in (0, 1):  # a maximum over padding alone is minus infinity, a mean is 0 / 0
         assume(max(shape["padding"][axis::2]) < shape["kernel"][axis] * shape["dilation"][axis])
     layer = Layer(
         kind="pool",
@@ -265,6 +265,7 @@ CORNERS = [
     "depthwise 9x9x4 7x7 s2 p3,3,3,3 f32 sigmoid",
     "pool 7x7x50 avg 7x7 f32",
     "pool 8x9x13 max 3x3 s2 p0,0,1,1 f32 relu",
+    "pool 8x9x13 mean 3x3 s2 p0,0,1,1 f32 relu",
     "elementwise 5x3x13 scale b2 f32",
     "elementwise 7x7x24 add f32 relu",
     "elementwise 4x3x5 none to_nchw f32 hardswish",

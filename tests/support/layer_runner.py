@@ -78,10 +78,13 @@ def _layer(call, data, *rest):
         x = F.conv2d(x, weight, bias, layer.stride, 0, layer.dilation, layer.groups)
     elif layer.kind == "pool":
         top, left, bottom, right = layer.padding
-        x = F.pad(x, (left, right, top, bottom), value=0.0 if layer.op == "avg" else -np.inf)
-        if layer.op == "avg":
+        data, x = x, F.pad(x, (left, right, top, bottom), value=-np.inf if layer.op == "max" else 0.0)
+        if layer.op != "max":
             share = torch.full((layer.channels, 1, *layer.kernel), 1 / (layer.kernel[0] * layer.kernel[1]))
             x = F.conv2d(x, share, None, layer.stride, 0, layer.dilation, layer.channels)
+            if layer.op == "mean":
+                ones = F.pad(torch.ones_like(data), (left, right, top, bottom))
+                x = x / F.conv2d(ones, share, None, layer.stride, 0, layer.dilation, layer.channels)
         else:
             x = F.max_pool2d(x, layer.kernel, layer.stride, 0, layer.dilation)
     elif layer.kind == "softmax":

@@ -80,12 +80,23 @@ def run(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], sec
     total = _sums(layer, data, constants, int(ends[0]))
     if layer.output_dtype == "float32":
         return _in_layout(layer, total.astype(np.float32) * constants["scale"].astype(np.float32))
-    made = requantized(total, constants["scale"], *map(int, ends[1:4]), constants.get("below"))
+    factor = constants["scale"]
+    if layer.op == "mean":
+        factor = factor[_counts(layer) - 1]
+    made = requantized(total, factor, *map(int, ends[1:4]), constants.get("below"))
     if not of_sums(layer.activation):
         made = looked_up(constants["table"], made)
     if layer.residual != "none":
         made = added(made, second.reshape(made.shape), constants["added"], ends)
     return _in_layout(layer, made)
+
+
+def _counts(layer: Layer) -> np.ndarray:
+    """The number of values of the data in each window of a mean: (output rows, output columns, 1)."""
+    ones = np.ones((1, layer.height, layer.width, 1))
+    taps = layer.kernel[0] * layer.kernel[1]
+    one = layer.replace(op="avg", channels=1, out_channels=1, batch=1, input_layout="NHWC").dense
+    return np.rint(_moved(one, ones)[0] * taps).astype(int)
 
 
 def looked_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -129,7 +140,8 @@ def _sums(layer: Layer, data: np.ndarray, constants: Mapping[str, np.ndarray], z
     import torch
 
     if layer.kind == "pool":
-        return np.rint(_moved(layer, data.astype(np.float64) - zero) * (layer.kernel[0] * layer.kernel[1]))
+        taps = layer.kernel[0] * layer.kernel[1]
+        return np.rint(_moved(layer.replace(op="avg"), data.astype(np.float64) - zero) * taps)
     weight = constants["weight"].reshape(layer.out_channels, -1).astype(np.float64)
     bias = constants["bias"] + zero * weight.sum(1)
     farthest = max(int(data.max(initial=zero)) - zero, zero - int(data.min(initial=zero)))
@@ -235,10 +247,11 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
         found["weight"] = rng.integers(-most, most + 1, layer.weight_shape).astype(layer.weight_dtype)
         sums = found["weight"].reshape(layer.out_channels, -1).astype(np.int64).sum(1)
         found["bias"] = (rng.integers(-2000, 2000, layer.out_channels) - ends[0] * sums).astype(np.int32)
-    if layer.kind == "pool" and layer.op == "avg":
+    if layer.kind == "pool" and layer.op not in layer.declared.selects:
         taps = layer.kernel[0] * layer.kernel[1]
-        found["bias"] = np.array([-ends[0] * taps], np.int32)
-        found["scale"] = np.array([0.8 / taps], np.float32)
+        counts = np.arange(1, taps + 1) if layer.op == "mean" else np.array([taps])
+        found["bias"] = (-ends[0] * counts[:1]).astype(np.int32)
+        found["scale"] = (0.8 / counts).astype(np.float32)
     elif layer.weight_shape is not None:
         found["scale"] = _spreading(_sums(layer, data, found, int(ends[0])))
         found["below"] = (found["scale"] * rng.uniform(-1, 1, layer.out_channels)).astype(np.float32)

@@ -118,10 +118,7 @@ def batch_matmul(call: Call) -> Value:
 def average_pool(call: Call) -> Value:
     """An average pool; TFLite does not count padding."""
     kernel, strides, pads = _pool_window(call)
-    if any(pads):
-        made = op.nn.avg_pool2d(call.own(0), kernel, strides, pads, count_include_pad=False, layout="NHWC")
-        return own(call, made)
-    return nchw(call, op.nn.avg_pool2d(call.nchw(0), kernel, strides, pads))
+    return nchw(call, op.nn.avg_pool2d(call.nchw(0), kernel, strides, pads, count_include_pad=False))
 
 
 def max_pool(call: Call) -> Value:

@@ -6,7 +6,9 @@
 its zero point, and zero point, lowest and highest value of the result
 ``added``  float32: the factors of the layer's own value and of the second operand, in the scale of the sum
 ``table``  int8: the output for each of the 256 inputs of an activation that is not a clamp, or is a layer of its own
-``bias``   int32: for an average, the sum of a window's zero points
+``bias``   int32: for an average, the sum of a window's zero points, negative; for a mean, a single one
+
+A mean has a ``scale`` for each number of values that a window may have inside the data.
 
 A copy between int8 and uint8 has no constants, since it only adds or subtracts 128. ``pixels`` has only a table of 256
 entries for each channel.
@@ -26,7 +28,8 @@ def constants_of(layer) -> dict[str, tuple[tuple[int, ...], str]]:
     if layer.op in layer.declared.selects:
         return {}
     if layer.kind == "pool":
-        return {"bias": ((1,), "int32"), "scale": ((1,), "float32"), "ends": ((4,), "int32")}
+        factors = layer.kernel[0] * layer.kernel[1] if layer.op == "mean" else 1
+        return {"bias": ((1,), "int32"), "scale": ((factors,), "float32"), "ends": ((4,), "int32")}
     if layer.op == "pixels":
         return {"table": ((layer.channels, TABLE), "int8")}
     if layer.weight_shape is not None:

@@ -1,23 +1,31 @@
-"""Average and maximum pools; an average divides by the kernel's size."""
+"""Average and maximum pools.
+
+``avg`` divides by the kernel's size, so padding counts. ``mean`` divides by the number of values that a window has
+inside the data: ONNX's default, and what TFLite computes.
+"""
 
 from __future__ import annotations
 
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import check_window, padded, taken, window_of
+from tvm_mobilenet.kinds.windows import check_window, inside, padded, taken, window_of
 
 
 def _reference(layer, x, weight, bias, second):
-    windows = padded(layer, x, 0.0 if layer.op == "avg" else float("-inf"))
+    import torch
+
+    windows = padded(layer, x, float("-inf") if layer.op == "max" else 0.0)
     for axis in (0, 1):
         kernel, dilation = layer.kernel[axis], layer.dilation[axis]
         windows = windows.unfold(2 + axis, (kernel - 1) * dilation + 1, layer.stride[axis])[..., ::dilation]
+    if layer.op == "mean":
+        return windows.sum((-1, -2)) / torch.from_numpy(counts(layer))
     return windows.mean((-1, -2)) if layer.op == "avg" else windows.amax((-1, -2))
 
 
 def _stepped(layer, x, weight, bias, second, steps):
     import numpy as np
 
-    start = 0.0 if layer.op == "avg" else -np.inf
+    start = -np.inf if layer.op == "max" else 0.0
     sums = np.full((layer.batch, layer.out_height, layer.out_width, layer.channels), start)
     ones = np.ones(1)
     found = [
@@ -26,18 +34,26 @@ def _stepped(layer, x, weight, bias, second, steps):
         for kw in range(layer.kernel[1])
         for where, read in [taken(layer, kh, kw)]
     ]
-    if layer.op == "avg":
-        return steps.round(steps.sum_products(sums, found) * steps.const(1.0 / (layer.kernel[0] * layer.kernel[1])))
+    if layer.op != "max":
+        taps = counts(layer)[..., None] if layer.op == "mean" else layer.kernel[0] * layer.kernel[1]
+        return steps.round(steps.sum_products(sums, found) * steps.round(1.0 / np.asarray(taps), steps.sums))
     for _, where, values, _ in found:
         np.maximum(sums[where], values, out=sums[where])
     return sums
 
 
+def counts(layer):
+    """The number of values that each window has inside the data: an array of (output rows, output columns)."""
+    import numpy as np
+
+    rows, columns = (np.array([len(taps) for taps in inside(layer, axis)]) for axis in (0, 1))
+    return rows[:, None] * columns
+
+
 def _average(make, call):
     attrs = call.attrs
-    if any(int(p) for p in attrs.padding) and not attrs.count_include_pad:
-        raise make.Unsupported("an average that does not count its padding")
-    return _pool(make, call, "avg")
+    padded = any(int(p) for p in attrs.padding)
+    return _pool(make, call, "mean" if padded and not attrs.count_include_pad else "avg")
 
 
 def _maximum(make, call):
@@ -56,11 +72,13 @@ def _pool(make, call, op: str):
     expected = make.shape_of(call)[2:]
     if (layer.out_height, layer.out_width) != expected:  # ceil_mode: rows and columns beyond the end
         if op == "avg":
-            raise make.Unsupported("an average pool with ceil_mode")
+            raise make.Unsupported("an average pool that counts its padding, with ceil_mode")
         top, left, bottom, right = layer.padding
         bottom += (expected[0] - layer.out_height) * layer.stride[0]
         right += (expected[1] - layer.out_width) * layer.stride[1]
         layer = layer.replace(padding=(top, left, bottom, right))
+    if op == "mean" and not counts(layer).all():
+        raise make.Unsupported("a window without a value of the data has no mean")
     return make.feature_map(call, layer, x)
 
 
@@ -68,7 +86,7 @@ register(
     Kind(
         name="pool",
         schedule="pool",
-        ops=("avg", "max"),
+        ops=("avg", "mean", "max"),
         selects=("max",),
         windowed=True,
         pitched=True,

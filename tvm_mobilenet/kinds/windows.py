@@ -89,6 +89,14 @@ def _inside(layer, axis: int, tap: int, first: int, last: int) -> tuple[slice, s
     return slice(start, stop), slice(start * stride + off, (stop - 1) * stride + off + 1, stride)
 
 
+def inside(layer, axis: int) -> list[list[int]]:
+    """For each output row (axis 0) or column (axis 1), the taps that lie inside the data."""
+    size, out = (layer.height, layer.width)[axis], outputs(layer, axis)
+    stride, dilation, before = layer.stride[axis], layer.dilation[axis], layer.padding[axis]
+    taps = range(layer.kernel[axis])
+    return [[k for k in taps if 0 <= at * stride - before + k * dilation < size] for at in range(out)]
+
+
 def taken(layer, kh: int, kw: int) -> tuple[tuple, tuple]:
     """The outputs, channels last, whose tap lies inside the data, and the data that they read."""
     rows, y = _inside(layer, 0, kh, 0, layer.out_height)

@@ -226,9 +226,9 @@ def constants_of(
         factors, layer = _weighted(found, call, layer, given, own)
     elif layer.kind == "pool":
         taps = layer.kernel[0] * layer.kernel[1]
-        factors = np.array([given.step / (out.step * taps)])
-        if layer.op == "avg":
-            found["bias"] = np.array([-given.zero * taps])
+        counts = np.arange(1, taps + 1) if layer.op == "mean" else np.array([taps])
+        factors = given.step / (out.step * counts)
+        found["bias"] = -given.zero * counts[:1]
     else:
         factors = np.array([given.step * others[0].step / out.step]) if layer.op in ("mul", "scale") else None
     if "scale" in layer.constants:
@@ -283,7 +283,7 @@ def _small(layer: Layer, found: Mapping[str, np.ndarray]) -> bool:
     if layer.weight_shape is None:
         taps = layer.kernel[0] * layer.kernel[1]
         most = (HIGH - LOW) ** 2 if layer.op in ("mul", "scale") else (HIGH - LOW) * taps
-        return most < MAGIC_SUMS and (found.get("scale") is None or most * found["scale"][0] < MAGIC_OUTPUTS)
+        return most < MAGIC_SUMS and (found.get("scale") is None or most * found["scale"][-1] < MAGIC_OUTPUTS)
     whole, biases = found["weight"].reshape(layer.out_channels, -1), found["bias"]
     plus, minus = np.maximum(whole, 0).sum(1), np.maximum(-whole, 0).sum(1)
     most = np.maximum(np.abs(biases + HIGH * plus - LOW * minus), np.abs(biases + LOW * plus - HIGH * minus))

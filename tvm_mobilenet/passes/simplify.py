@@ -362,10 +362,13 @@ class Simplify(Rewriter):
             end = max(0, (count - 1) * stride + reach - size[i] - pads[i])
             more |= end > pads[2 + i]
             pads[2 + i] = end
-        if more and pool is relax.op.nn.avg_pool2d and a.count_include_pad:  # only its own pads count
-            return call
+        counts = bool(a.count_include_pad)
+        if more and pool is relax.op.nn.avg_pool2d and counts:  # its own pads count, these do not
+            if any(window["padding"]):
+                return call
+            counts = False
         kernel, strides, dilation = ([int(v) for v in values] for values in (a.pool_size, a.strides, a.dilation))
-        return pool(call.args[0], kernel, strides, pads, dilation, False, bool(a.count_include_pad))
+        return pool(call.args[0], kernel, strides, pads, dilation, False, counts)
 
     def _nn_adaptive_avg_pool2d(self, call: relax.Call) -> relax.Expr:
         height, width = static_shape(call.args[0], self.where)[2:]

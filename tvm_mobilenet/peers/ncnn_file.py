@@ -172,7 +172,7 @@ def _pool(content: Content) -> str:
         raise Unknown(f"{content.name} is {layer.name}")
     (kh, kw), (sh, sw), (top, left, bottom, right) = layer.kernel, layer.stride, layer.padding
     window = f"1={kw} 11={kh} 2={sw} 12={sh} 3={left} 14={right} 13={top} 15={bottom} 5=1"
-    return f"0={int(layer.op == 'avg')} {window} 6=1"
+    return f"0={int(layer.op != 'max')} {window} 6={int(layer.op != 'mean')}"
 
 
 def _weighted(text: _Text, content: Content, x: str, product: bool) -> str:

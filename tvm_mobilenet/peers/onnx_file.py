@@ -165,7 +165,7 @@ def _pool(file: _File, content: Content, x: str) -> str:
         return file.node("MaxPool", [x], name, **window)
     if window.pop("dilations") != [1, 1]:
         raise Unknown(f"{content.name} is {layer.name}")
-    return file.node("AveragePool", [x], name, count_include_pad=1, **window)
+    return file.node("AveragePool", [x], name, count_include_pad=int(layer.op == "avg"), **window)
 
 
 def _window(layer) -> dict:

@@ -199,11 +199,13 @@ def _pool(file: _File, content: Content, x: int, inside: str, own: Scale | None)
     if content.mean and inside == "none":
         axes = file.constant(np.array([1, 2], np.int32))
         return file.operator("MEAN", [x, axes], file.tensor(content.found, own), "ReducerOptions", keepDims=True)
-    if layer.dilation != (1, 1) or (any(layer.padding) and layer.op == "avg"):  # TFLite's averages count no padding
+    same, _ = _padding(file, layer, content.given[1:3])
+    counted = any(layer.padding) and (layer.op == "avg" or (layer.op == "mean" and not same))
+    if layer.dilation != (1, 1) or counted:  # TFLite's averages count no padding
         raise Unknown(f"{content.name} is {layer.name}")
     x, padding = _padded(file, content, x, own, np.finfo(np.float32).min if layer.op == "max" else 0)
     return file.operator(
-        {"avg": "AVERAGE_POOL_2D", "max": "MAX_POOL_2D"}[layer.op],
+        "MAX_POOL_2D" if layer.op == "max" else "AVERAGE_POOL_2D",
         [x],
         file.tensor(content.found, own),
         "Pool2DOptions",
