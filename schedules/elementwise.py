@@ -9,7 +9,7 @@ The nest::
 Register budget: up to 4 vectors each of the data and the second operand, and the bounds of the activation.
 
 ``scale`` multiplies every position by one value a channel: the gate of squeeze-and-excite. ``pixels`` and copies
-between int8 and uint8 convert a network's inputs and outputs.
+between int8 and uint8 convert a network's inputs and outputs. ``rescale`` takes int8 from one scale to another.
 
 Cycles a value on one core, default / tuned, predicted (python -m benchmarks.peak)::
 
@@ -79,7 +79,7 @@ def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
         count = lane.count if isinstance(lane, nest.Lanes) else 1
         if layer.op == "pixels":
             return integer_maps.of_pixels(f, data[at], c + lane, count)
-        return integer_maps.element(layer, f, data[at], operand, count)
+        return integer_maps.element(layer, f, data[at], operand, count, c + lane)
 
     def value(lane):
         if dtypes.of(layer.dtype).integer:

@@ -12,18 +12,22 @@ from tvm_mobilenet.schedules import integer_constants, integers, nest, values
 from tvm_mobilenet.schedules.choices import Decisions
 from tvm_mobilenet.schedules.integer_products import QUAD
 
+from tvm_mobilenet.kinds.activation import PER_CHANNEL
 from tvm_mobilenet.layer import Layer
 
 PIXELS = 16  # for every core: a vector of int8, four of float32
 
 
-def element(layer: Layer, f: nest.Kernel, x, second, count: int):
-    """The output of an element-wise layer for ``count`` values."""
+def element(layer: Layer, f: nest.Kernel, x, second, count: int, channel=0):
+    """The output of an element-wise layer for ``count`` values, of this channel or of as many neighbouring ones."""
     if "uint8" in (layer.input_dtype, layer.output_dtype):
         return other_sign(x, layer, count)
     ends = f["ends"]
     if layer.input_dtype == "float32":
         return quantized(x, f["scale"][0], ends, count)
+    if layer.op == "rescale" or layer.activation == PER_CHANNEL:
+        total = values.cast(x, "int32") - values.broadcast(ends[0], count)
+        return _requantized(layer, f, total, count, 0 if layer.op == "rescale" else channel)
     if layer.op == "none":
         if layer.output_dtype == "float32":
             return integers.floating(x, ends[0], count) * values.broadcast(f["scale"][0], count)
@@ -58,10 +62,12 @@ def of_pixels(f: nest.Kernel, x, channel, count: int):
 
 
 def _requantized(layer: Layer, f: nest.Kernel, total, count: int, which=0):
+    """int8 from sums without bias; ``which``: the index of the factor, or indices of factors."""
     ends, factor = f["ends"], values.broadcast(f["scale"][which], count)
+    below = f["below"][which] if layer.activation == PER_CHANNEL else None
     total = total + integers.const(integers.BITS, "int32", count) if layer.small else total
-    own = integers.Ends(ends[1], ends[2], ends[3], layer.activation != "none")
-    return integers.requantize(total, factor, own, layer.small, count)
+    own = integers.Ends(ends[1], ends[2], ends[3], layer.activation not in ("none", PER_CHANNEL))
+    return integers.requantize(total, factor, own, layer.small, count, below)
 
 
 def quantized(x, scale, ends, count: int):

@@ -157,7 +157,7 @@ class Layer(Placed):
                 refuse(field)
         kind = kinds.of(self.kind)
         integer = dtypes.of(self.dtype).integer
-        with_slopes = kind.weight_shape is not None or (kind.identity and not integer)
+        with_slopes = kind.weight_shape is not None or (kind.identity and not (integer and self.op != kind.identity))
         with_slopes = with_slopes and not (integer and self.residual == "before")
         if not is_activation(self.activation) or (self.activation == PER_CHANNEL and not with_slopes):
             refuse("activation")

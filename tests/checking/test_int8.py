@@ -188,7 +188,7 @@ def test_the_ranges_that_are_tried_are_those_of_the_values():
     tails = histogram.scales("percentile")
     for scale, tail in zip(tails[1:], ranges.TAILS[1:], strict=True):  # a hundred-thousandth is one value
         due = np.quantile(values, [tail, 1 - tail])
-        assert np.abs(np.array(ranges.ends(scale)) - due).max() < 0.1 * np.abs(due).max() + 2 * width
+        assert np.abs(np.array(scale.ends) - due).max() < 0.1 * np.abs(due).max() + 2 * width
         assert histogram.clipped(scale) == pytest.approx(2 * tail, rel=0.5)
     assert whole.step >= tails[0].step > tails[1].step
     parts = histogram.scales("mse")

@@ -34,7 +34,7 @@ class Small(nn.Module):
     def forward(self, x):
         x = self.stem(x).relu()
         y = x + self.project(self.depthwise(self.expand(x).relu()).relu())
-        joined = torch.cat([y, x], 1)
+        joined = torch.cat([y, torch.tanh(x)], 1)
         z = self.last(joined.mean((2, 3)))
         z = z.softmax(1) if self.softmax else z
         return (z, y) if self.features else z
@@ -54,21 +54,22 @@ def small():
 
 
 def test_each_layer_reads_and_writes_what_lies_there(small):
-    """The image is float32, so are the scores, whose layer sums in it; a nest that TVM made stays as it is."""
+    """The image is float32, so are the scores, whose layer sums in it; a nest that computes stays as it is."""
     made = precision.run(small, HALF)
     assert names(made)[0] == "conv 16x16x3 n8 3x3 s2 p1,1,1,1 nchw f16 reads_f32 writes_f32 relu"
     assert names(made)[-1] == "dense m1 n10 k16 f16 writes_f32 sums_f32"
     held = {call.output: call.layer.output_dtype for call in made.calls} | {"input_0": "float32"}
-    generic = 0
+    generic = []
     for call in made.calls:
-        generic += call.layer.body is not None
+        generic += [call.layer] * (call.layer.body is not None)
         assert held[call.inputs[0]] == call.layer.input_dtype, call
         if len(call.inputs) > 1 and call.layer.body is None:
             assert held[call.inputs[1]] == call.layer.second_dtype, call
         if call.layer.body is not None:
-            assert {held[value] for value in call.inputs} == {"float32"}
+            assert tuple(held[value] for value in call.inputs) == call.layer.operand_dtypes
         assert {str(a.dtype) for a in call.constants.values()} <= {call.layer.dtype}
-    assert generic and {p.dtype for p in (*made.signature.inputs, *made.signature.outputs)} == {"float32"}
+    assert [(one.op, one.output_dtype) for one in generic] == [("tanh", "float32"), ("concat", "float16")]
+    assert {p.dtype for p in (*made.signature.inputs, *made.signature.outputs)} == {"float32"}
     assert len({call.name for call in made.calls}) == len({call.output for call in made.calls}) == len(made.calls)
 
 

@@ -2,7 +2,8 @@
 
 A sum is exact in int32. Its terms are a bias and the products of the weights with the data minus its zero point. It
 becomes an output by ``clamp(rint(float32(sum) * factor) + zero)``, with the product exact and rounded once, ties to
-even. A PReLU has other factors for sums below zero. Another activation that is not a clamp is a table of 256 entries.
+even. So does data minus its zero point where a layer only changes its scale. A PReLU has other factors for sums below
+zero. Another activation that is not a clamp is a table of 256 entries.
 A residual is added to the finished output, as a layer of its own would add it:
 ``clamp(rint(fl32((left - zero) * factor + fl32((right - zero) * factor))) + zero)``, with the inner product rounded to
 float32 and the rest rounded once. So a layer gives the same result with and without a fused addition.
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tvm_mobilenet import kinds
-from tvm_mobilenet.kinds.activation import bounds, of_sums
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, bounds, of_sums
 from tvm_mobilenet.kinds.windows import padded
 from tvm_mobilenet.layer import Layer
 
@@ -114,6 +115,9 @@ def _element(layer: Layer, x: np.ndarray, constants: Mapping[str, np.ndarray], s
         scaled = x.astype(np.float32) / np.float32(constants["scale"][0])
         whole = np.rint(np.clip(scaled, ends[2] - ends[1], ends[3] - ends[1]).astype(np.float64))
         return (whole + ends[1]).astype(np.int8)
+    if layer.op == "rescale" or layer.activation == PER_CHANNEL:
+        total = x.astype(np.int64) - ends[0]
+        return requantized(total, constants["scale"], *map(int, ends[1:4]), constants.get("below"))
     if layer.op == "none":
         if layer.output_dtype == "float32":
             return (x.astype(np.float32) - np.float32(ends[0])) * np.float32(constants["scale"][0])
@@ -255,6 +259,11 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
     elif layer.weight_shape is not None:
         found["scale"] = _spreading(_sums(layer, data, found, int(ends[0])))
         found["below"] = (found["scale"] * rng.uniform(-1, 1, layer.out_channels)).astype(np.float32)
+    elif layer.activation == PER_CHANNEL:
+        found["scale"] = rng.uniform(0.5, 1.5, layer.channels).astype(np.float32)
+        found["below"] = (found["scale"] * rng.uniform(-1, 1, layer.channels)).astype(np.float32)
+    elif layer.op == "rescale":
+        found["scale"] = np.array([0.71], np.float32)
     elif "scale" in layer.constants:
         value = 0.031 if "float32" in (layer.input_dtype, layer.output_dtype) else 0.01
         found["scale"] = np.array([value], np.float32)

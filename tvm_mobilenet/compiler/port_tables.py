@@ -66,7 +66,14 @@ def _first(network, plan) -> dict | None:
     layer, (data, *_, output) = Layer.parse(step.layer), step.operands
     readers = sum(t.space == "input" for other in plan.steps for t in other.operands)
     whole = layer.dtype == layer.output_dtype == "int8" and layer.op in layer.declared.unary
-    if not whole or layer.activation != "none" or readers != 1 or data.space != "input" or output.space != "arena":
+    if (
+        not whole
+        or layer.op == "rescale"
+        or layer.activation != "none"
+        or readers != 1
+        or data.space != "input"
+        or output.space != "arena"
+    ):
         return None
     if layer.input_layout == layer.output_layout and not layer.output_pitch and not layer.input_pitch:
         strides = _strides(how.layout, how.size, how.channels, how.channels)

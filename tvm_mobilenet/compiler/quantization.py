@@ -22,7 +22,7 @@ from tvm_mobilenet.compiler.calibration import images_of
 from tvm_mobilenet.compiler.equalization import decibels
 from tvm_mobilenet.compiler.float_run import AT_ONCE, has_inner, outputs, products, rounded, walk
 from tvm_mobilenet.compiler.ranges import METHODS, Histogram
-from tvm_mobilenet.passes import equalize
+from tvm_mobilenet.passes import equalize, moved
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import Quality, Quantization, Scale, integral
 from tvm_mobilenet.passes.whole_weights import whole_weights
@@ -86,7 +86,7 @@ def scales_of(
     methods = dict.fromkeys((*seen, *inner), METHODS if method == AUTO else (method,))
     methods |= dict.fromkeys(bounds or {}, ("minmax",))
     found, found_inner = range_choice.chosen(graph, sample, seen, inner, methods)
-    scales = {value: one.scale for value, one in found.items()}
+    scales = moved.agreed(graph, {value: one.scale for value, one in found.items()}, _computes)
     scales_inner = {name: one.scale for name, one in found_inner.items()}
     ways = {value: one.method for value, one in found.items()}
     shifts = _shifts(graph, sample, scales, means)
@@ -237,6 +237,12 @@ def _rounded_values(graph: LayerGraph) -> set[str]:
     """The values that are int8 tensors: outputs of integer layers, except scores, and values that an integer layer
     reads.
     """
-    whole = {v for call in graph.calls if integral(call.layer) for v in call.inputs}
+    moving = moved.between(graph, _computes)
+    calls = [call for call in graph.calls if _computes(call) or call.name in moving]
     ends = {port.value for port in graph.signature.outputs}
-    return whole | {call.output for call in graph.calls if integral(call.layer) and call.output not in ends}
+    return {v for call in calls for v in call.inputs} | {call.output for call in calls if call.output not in ends}
+
+
+def _computes(call: LayerCall) -> bool:
+    """Whether a layer of the float32 graph computes in integers."""
+    return integral(call.layer)

@@ -72,7 +72,7 @@ class Histogram:
 
     def clipped(self, scale: Scale) -> float:
         """The share of values beyond a scale's ends."""
-        low, high = ends(scale)
+        low, high = scale.ends
         beyond = (self.centres < low - scale.step / 2) | (self.centres > high + scale.step / 2)
         return float(self.counts[beyond].sum() / max(1.0, self.counts.sum()))
 
@@ -84,11 +84,6 @@ def sampled(values: np.ndarray) -> np.ndarray:
     while stride > 1 and math.gcd(stride, values.shape[-1] if values.ndim else 1) > 1:
         stride += 1
     return flat[::stride]
-
-
-def ends(scale: Scale) -> tuple[float, float]:
-    """The least and the largest number that a scale represents."""
-    return (LOW - scale.zero) * scale.step, (HIGH - scale.zero) * scale.step
 
 
 def scale_of(low: float, high: float) -> Scale:

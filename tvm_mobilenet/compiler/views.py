@@ -17,11 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+import numpy as np
+
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds.places import Place
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, copying
-from tvm_mobilenet.passes.quantize import QUAD
+from tvm_mobilenet.passes.quantize import image
+from tvm_mobilenet.passes.whole_weights import HIGH, LOW
 
 VECTORS = 64, 16, 4  # for every core: vectors in a row of a copy, the first that divides it; long rows are cheap loops
 
@@ -109,7 +112,7 @@ class _Views:
         self.outside = {port.value for port in graph.signature.outputs}
         self.places: dict[str, _Rows] = {}  # the places of values that are parts of others
         self.copied: dict[str, list[tuple[int, str, _Rows]]] = {}  # by concatenation, the operands that are copied
-        self.kept: set[str] = set()  # concatenations and slices that remain layers of their own
+        self.kept: set[str] = set()  # slices that remain layers of their own
 
     def run(self) -> LayerGraph:
         """The graph with parts in place of concatenations and slices."""
@@ -129,18 +132,17 @@ class _Views:
 
     def _may_read(self, reader: LayerCall, value: str, rows: _Rows) -> bool:
         """Whether a call can read a value with these rows."""
-        layer, whole_numbers = reader.layer, dtypes.of(reader.layer.output_dtype).integer
+        layer = reader.layer
         if cuts(reader):
-            taken = _taken(reader, rows)
-            return taken is not None and (not whole_numbers or self._is_view(reader, taken))
+            return _taken(reader, rows) is not None
         if joins(reader):  # it reads through a copy
-            if whole_numbers and reader.output not in self.copied:
-                return False
             counts = {s.count for s, v in zip(_stretches(reader), reader.inputs, strict=True) if v == value}
             return rows.contiguous or counts <= {1, rows.count}
         if reader.inputs.index(value) or reader.inputs.count(value) > 1:
             return False
-        if whole_numbers and rows.width % QUAD and not rows.contiguous:  # dot products would read beyond the last row
+        if (
+            image(layer) and dtypes.of(layer.dtype).integer and not rows.contiguous
+        ):  # it reads quads, also of the last row
             return False
         return rows.fits(layer.input_place, layer.input_layout, layer)
 
@@ -149,12 +151,6 @@ class _Views:
     def _join(self, call: LayerCall) -> None:
         """Decide which operands of a concatenation are parts of its output, and which are copied."""
         stretches = _stretches(call, self._whole(call.output, call.layer.body.output))
-        if dtypes.of(call.layer.output_dtype).integer:  # a copy would need constants
-            each = zip(call.inputs, stretches, strict=True)
-            alone = len(set(call.inputs)) == len(call.inputs)
-            if not alone or not all(self._may_lie(v, rows, call) for v, rows in each):
-                self.kept.add(call.output)
-                return
         copied = []
         for i, (value, rows) in enumerate(zip(call.inputs, stretches, strict=True)):
             if self._may_lie(value, rows, call):
@@ -169,7 +165,7 @@ class _Views:
         if maker is None or value in self.outside or value in self.places:
             return False
         if joins(maker):
-            if dtypes.of(maker.layer.output_dtype).integer or None in _stretches(maker, rows):
+            if None in _stretches(maker, rows):
                 return False
         elif not rows.fits(maker.layer.output_place, maker.layer.output_layout, maker.layer):
             return False
@@ -186,8 +182,6 @@ class _Views:
             self.kept.add(call.output)
         elif self._is_view(call, rows):
             self.places[call.output] = rows
-        elif dtypes.of(call.layer.output_dtype).integer:
-            self.kept.add(call.output)
 
     def _is_view(self, call: LayerCall, rows: _Rows) -> bool:
         """Whether all readers of a slice can read it in place."""
@@ -234,7 +228,8 @@ class _Views:
         layer = copying((count, width), dtype).reading(*data.lies)
         layer = layer.writing(*to.lies) if to else layer
         inputs = (self._memory(value),) if value in self.places else (value,)
-        return LayerCall(name, layer, call.source, inputs, {}, name, (call,), into=to.value if to else "")
+        copy = LayerCall(name, layer, call.source, inputs, {}, name, (call,), into=to.value if to else "")
+        return copy.replace(ends=np.array([0, 0, LOW, HIGH])) if dtypes.of(dtype).integer else copy
 
     def _even(self, size: int, dtype: str) -> tuple[int, int]:
         """``size`` elements as rows of whole vectors, if possible."""

@@ -2,7 +2,8 @@
 
 ``none``: no second operand. ``add``, ``sub``, ``mul``: a second operand of the same shape. ``scale``: the second
 operand is one value a channel, (batch, 1, 1, channels): squeeze-and-excite. ``pixels``: a table of 256 entries for each
-channel converts an image's bytes to int8.
+channel converts an image's bytes to int8. ``rescale``: the same numbers as int8 of another scale, an operand of a
+concatenation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _OPERATORS = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "sc
 
 
 def _reference(layer, x, weight, bias, second):
-    return x if layer.op == "none" else _OPERATORS[layer.op](x, second)
+    return x if layer.op in layer.declared.unary else _OPERATORS[layer.op](x, second)
 
 
 def _stepped(layer, x, weight, bias, second, steps):
@@ -91,9 +92,9 @@ register(
         name="elementwise",
         short="ew",
         schedule="elementwise",
-        ops=("none", "pixels", *_OPERATORS),
+        ops=("none", "pixels", "rescale", *_OPERATORS),
         identity="none",
-        unary=("none", "pixels"),
+        unary=("none", "pixels", "rescale"),
         patterns={
             "add": lambda make, call: _binary(make, call, "add"),
             "subtract": lambda make, call: _binary(make, call, "sub"),

@@ -1,6 +1,7 @@
 """The constants of an integer layer's epilogue, by name: scales and zero points are data, not code.
 
-``scale``  float32: the factor of a sum, one for each channel of a layer with weights; for a conversion, the scale
+``scale``  float32: the factor of a sum, one for each channel of a layer with weights or of a PReLU; for a conversion,
+the scale
 ``below``  float32: the factors of sums below zero, for a PReLU
 ``ends``   int32: zero point of the data; zero point, lowest and highest value of the output; with a second operand also
 its zero point, and zero point, lowest and highest value of the result
@@ -34,13 +35,15 @@ def constants_of(layer) -> dict[str, tuple[tuple[int, ...], str]]:
         return {"table": ((layer.channels, TABLE), "int8")}
     if layer.weight_shape is not None:
         found["scale"] = ((layer.out_channels,), "float32")
-    elif layer.op in ("mul", "scale") or layer.input_dtype == "float32" or layer.output_dtype == "float32":
+    elif layer.activation == PER_CHANNEL:
+        found["scale"] = ((layer.channels,), "float32")
+    elif layer.op in ("mul", "scale", "rescale") or layer.input_dtype == "float32" or layer.output_dtype == "float32":
         found["scale"] = ((1,), "float32")
     if layer.activation == PER_CHANNEL:
         found["below"] = found["scale"]
     found["ends"] = ((8 if second else 4,), "int32")
     if layer.residual != "none" or layer.op in ("add", "sub"):
         found["added"] = ((2,), "float32")
-    if not of_sums(layer.activation) or (layer.copies and layer.activation != "none"):
+    if not of_sums(layer.activation) or (layer.copies and layer.activation not in ("none", PER_CHANNEL)):
         found["table"] = ((TABLE,), "int8")
     return found

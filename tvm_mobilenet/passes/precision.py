@@ -7,6 +7,8 @@ A value has one dtype, and a layer reads and writes values in the dtypes that th
   or writes, and those between float32 layers only; so are the scores that a last softmax reads;
 - all other values have the dtype.
 
+A generic layer that moves values from one layer in the dtype to another moves values of the dtype (`passes.moved`).
+
 A residual has the dtype of the output that it joins, a second operand that of the data. If a value has another dtype, a
 copying layer converts it once for all such readers. The dense layer that makes a network's scores sums in the wide
 dtype, and so do the layers that ``--accumulate`` names.
@@ -26,7 +28,7 @@ import numpy as np
 from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.errors import TvmMobilenetError, nearest, reason
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes import ends, quantize, quantize_given
+from tvm_mobilenet.passes import ends, moved, quantize, quantize_given
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, copying
 
 HEADROOM = 4  # other images may give larger values, so the limit is a quarter of a dtype's range
@@ -150,6 +152,8 @@ def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
         A weight or bias is outside the dtype's range.
     """
     narrow = {c.name for c in graph.calls if c.name not in precision.wide and _computed(c.layer, precision.dtype)}
+    moving = _moving(graph, narrow, precision)
+    narrow |= moving
     held = _dtypes_of_values(graph, narrow, precision)
     ports = [*graph.signature.inputs, *graph.signature.outputs]
     io = precision.io if precision.io == precision.dtype else "float32"  # `ends` handles integers
@@ -173,6 +177,9 @@ def run(graph: LayerGraph, precision: Precision) -> LayerGraph:
         if _is_whole(layer):  # values at its boundary are float32
             made.append(call)
             continue
+        if call.name in moving:
+            layer = layer.body.narrow(precision.dtype)
+            call = call.replace(layer=layer)
         if layer.body is not None or layer.dtype != "float32":  # the dtype of its loop nest is fixed
             due = zip(call.inputs, layer.operand_dtypes, layer.operand_buffers, strict=True)
             inputs = [in_dtype(*operand) for operand in due]
@@ -335,6 +342,18 @@ def _computed(layer: Layer, dtype: str) -> bool:
     return layer.dtype == "float32" and layer.body is None and dtype in schedules.implemented(layer.kind)
 
 
+def _moving(graph: LayerGraph, narrow: set[str], precision: Precision) -> set[str]:
+    """The layers that move values of the dtype: those whose output has it."""
+    outputs = {port.value for port in graph.signature.outputs}
+    left = {c.output: c.name for c in graph.calls if c.name not in precision.wide and c.output not in outputs}
+    names = moved.between(graph, lambda call: call.name in narrow)
+    found, before = {value: name for value, name in left.items() if name in names}, None
+    while found != before:  # one that moves float32 has operands in float32
+        held = _dtypes_of_values(graph, narrow | set(found.values()), precision)
+        found, before = {v: name for v, name in found.items() if held[v] == precision.dtype}, found
+    return set(found.values())
+
+
 def _dtypes_of_values(graph: LayerGraph, narrow: set[str], precision: Precision) -> dict[str, str]:
     """The dtype of each value that a layer writes."""
     readers: dict[str, list[LayerCall]] = {}
@@ -345,7 +364,7 @@ def _dtypes_of_values(graph: LayerGraph, narrow: set[str], precision: Precision)
     held = {port.value: port.dtype for port in graph.signature.inputs}
     for call in graph.calls:
         around = [call, *readers.get(call.output, ())]
-        fixed = [c for c in around if c.layer.body is not None or _is_whole(c.layer)]
+        fixed = [c for c in around if (c.layer.body is not None and c.name not in narrow) or _is_whole(c.layer)]
         if call.layer.output_dtype != "float32":
             held[call.output] = call.layer.output_dtype
         elif call.output in (*precision.values, *scores) or fixed or not any(c.name in narrow for c in around):

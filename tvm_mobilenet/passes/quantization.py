@@ -21,6 +21,11 @@ class Scale:
     step: float
     zero: int
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest number that it represents."""
+        return (LOW - self.zero) * self.step, (HIGH - self.zero) * self.step
+
     def of(self, values: np.ndarray) -> np.ndarray:
         """Values as int8, returned as integers of no particular dtype."""
         return np.clip(np.rint(values / self.step) + self.zero, LOW, HIGH)

@@ -5,9 +5,9 @@ output channel of a weight has a step of its own and no zero point. Sums are int
 the data's zero point needs. The factor from a sum to an output is the scale of the data times the step of the weight,
 over the scale of the output.
 
-Layers without an integer form (softmax, generic layers) stay in float32, between conversions. The network's inputs and
-outputs stay float32. So an image is first quantized to channels-last, in whole quads of bytes, and the layer that makes
-the scores writes float32.
+Layers without an integer form (softmax, generic layers that compute) stay in float32, between conversions. Generic
+layers that move values move int8 (`passes.moved`). The network's inputs and outputs stay float32. So an image is first
+quantized to channels-last, in whole quads of bytes, and the layer that makes the scores writes float32.
 
 The weights do not depend on the core. Their steps are chosen such that the sum of four products of a matrix product, or
 of three taps of a depthwise filter, fits an int16 (``Layer.group``).
@@ -24,7 +24,7 @@ from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.kinds.activation import PER_CHANNEL, SLOPES, bounds
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes import equalize
+from tvm_mobilenet.passes import equalize, moved
 from tvm_mobilenet.passes.activation_table import table
 from tvm_mobilenet.passes.encoding import Whole
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, copying
@@ -47,10 +47,10 @@ def run(graph: LayerGraph, quantization: Quantization) -> LayerGraph:
 
 def integral(layer: Layer) -> bool:
     """Whether a float32 layer has an integer form. After an addition, a product or a pool, its activation must be a
-    clamp; a maximum and a resize by nearest neighbour must have no activation. A PReLU must be of a layer's own sums: a
-    table serves all channels.
+    clamp; a maximum and a resize by nearest neighbour must have no activation. A PReLU must be of a layer's own sums,
+    or a layer of its own.
     """
-    if layer.activation == PER_CHANNEL and (layer.weight_shape is None or layer.residual != "none"):
+    if layer.activation == PER_CHANNEL and layer.residual != "none":
         return False
     if layer.dtype != "float32" or layer.body is not None or DTYPE not in schedules.implemented(layer.kind):
         return False
@@ -66,9 +66,11 @@ class Quantize:
     def __init__(self, graph: LayerGraph, q: Quantization):
         self.graph, self.q, self.made = graph, q, []
         self.kept = {kept.layer for kept in q.kept}
+        self.moving = moved.between(graph, self._integral)
         self.scales = self._scales()
         self.held = {p.value: p.dtype for p in graph.signature.inputs}
         self.converted: dict[tuple[str, str], str] = {}
+        self.rescaled: dict[tuple[str, Scale], str] = {}
         self.readers = graph.readers()
         self.outputs = {p.value for p in graph.signature.outputs if p.dtype == "float32"}
 
@@ -96,8 +98,10 @@ class Quantize:
         return {value: self.q.scales[value] for value in self.graph.readers()}
 
     def _call(self, call: LayerCall) -> None:
-        if self._integral(call):
+        if self._integral(call) and not self._copies_float(call):
             self._integer(call)
+        elif self._moves(call):
+            self._moved(call)
         else:
             self._float(call, call.output)
 
@@ -173,7 +177,7 @@ class Quantize:
         if layer.declared.moves(layer):
             self.scales[call.output] = given
         out = self.scales.get(call.output) or Scale(1.0, 0)
-        own = given if layer.copies else self.q.inner.get(call.name) or out
+        own = given if layer.copies and layer.activation != PER_CHANNEL else self.q.inner.get(call.name) or out
         layer = layer.replace(dtype=DTYPE, writes=writes)
         if call.name in self.q.shifts:
             call = call.replace(bias=call.bias + np.array(self.q.shifts[call.name]))
@@ -182,13 +186,48 @@ class Quantize:
         self.made.append(made.replace(**constants))
         self.held[call.output] = layer.output_dtype
 
+    def _copies_float(self, call: LayerCall) -> bool:
+        """Whether a layer copies float32 to an output."""
+        copies = call.layer.copies and call.layer.activation == "none"
+        return copies and self.held[call.inputs[0]] == "float32" and call.output in self.outputs
+
+    def _moves(self, call: LayerCall) -> bool:
+        """Whether a generic layer only moves int8."""
+        return call.name in self.moving
+
+    def _moved(self, call: LayerCall) -> None:
+        """Move int8, each operand in the scale of the output."""
+        layer = call.layer.body.narrow(DTYPE)
+        first = self.scales[call.inputs[0]]
+        scale = self.scales.get(call.output, first) if moved.joins(call.layer) else first
+        each = zip(call.inputs, layer.operand_buffers, strict=True)
+        inputs = tuple(self._rescaled(value, scale, shape) for value, shape in each)
+        self.made.append(call.replace(layer=layer, inputs=inputs, marks=None))
+        self.scales[call.output] = scale
+        self.held[call.output] = DTYPE
+
+    def _rescaled(self, value: str, scale: Scale, shape: tuple[int, ...]) -> str:
+        """The name of an int8 value in another scale: the value itself, or a converted copy."""
+        given, own = self._in(value, DTYPE, shape), self.scales[value]
+        if own == scale:
+            return given
+        if (value, scale) not in self.rescaled:
+            name = f"{value}_scale{sum(v == value for v, _ in self.rescaled)}"
+            call = LayerCall(
+                name, copying(shape).replace(op="rescale"), f"{value} of another scale", (given,), {}, name
+            )
+            constants, layer = constants_of(call, call.layer.replace(dtype=DTYPE), own, scale, scale, [])
+            self.made.append(call.replace(layer=layer, **constants))
+            self.rescaled[value, scale] = name
+        return self.rescaled[value, scale]
+
     def _floating(self, call: LayerCall) -> bool:
         """Whether a layer's output has a single reader, which reads float32."""
         value = call.output
         if value in self.outputs and self.readers[value] == 1:
             return True
         readers = [c for c in self.graph.calls if value in c.inputs]
-        return len(readers) == 1 == self.readers[value] and not self._integral(readers[0])
+        return len(readers) == 1 == self.readers[value] and not (self._integral(readers[0]) or self._moves(readers[0]))
 
     def _integral(self, call: LayerCall) -> bool:
         """Whether a call becomes an integer layer."""
@@ -230,7 +269,8 @@ def constants_of(
         factors = given.step / (out.step * counts)
         found["bias"] = -given.zero * counts[:1]
     else:
-        factors = np.array([given.step * others[0].step / out.step]) if layer.op in ("mul", "scale") else None
+        step = given.step * others[0].step if layer.op in ("mul", "scale") else given.step
+        factors = np.full(layer.constants["scale"][0] if "scale" in layer.constants else 1, step / out.step)
     if "scale" in layer.constants:
         found["scale"] = factors
     if "below" in layer.constants:
@@ -283,7 +323,9 @@ def _small(layer: Layer, found: Mapping[str, np.ndarray]) -> bool:
     if layer.weight_shape is None:
         taps = layer.kernel[0] * layer.kernel[1]
         most = (HIGH - LOW) ** 2 if layer.op in ("mul", "scale") else (HIGH - LOW) * taps
-        return most < MAGIC_SUMS and (found.get("scale") is None or most * found["scale"][-1] < MAGIC_OUTPUTS)
+        factors = found.get("scale", np.zeros(1))[-1:] if layer.op == "mean" else found.get("scale", 0.0)
+        furthest = max(np.max(factors), np.max(np.abs(found.get("below", 0.0))))
+        return bool(most < MAGIC_SUMS and most * furthest < MAGIC_OUTPUTS)
     whole, biases = found["weight"].reshape(layer.out_channels, -1), found["bias"]
     plus, minus = np.maximum(whole, 0).sum(1), np.maximum(-whole, 0).sum(1)
     most = np.maximum(np.abs(biases + HIGH * plus - LOW * minus), np.abs(biases + LOW * plus - HIGH * minus))

@@ -2,7 +2,7 @@
 
 Its marks (`passes.marks`) say which values are rounded to int8, and where. A layer becomes int8 if its data and output
 are rounded and its weights came as integers. It then computes as the layers that `quantize` makes of calibrated
-networks. A layer that only moves values of one scale, such as a concatenation or a slice, moves bytes. All other layers
+networks. A layer that only moves values, such as a concatenation or a slice, moves bytes. All other layers
 stay in float32, as in the file: between conversions, and with their output rounded if they have a mark.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds.activation import of_sums
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.passes import marks
+from tvm_mobilenet.passes import marks, moved
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, copying
 from tvm_mobilenet.passes.quantize import (
     DTYPE,
@@ -85,18 +85,15 @@ class QuantizeGiven(Quantize):
         return (call.name in self.q.inner or not inner) and _fits(call, given)
 
     def _moves(self, call: LayerCall) -> bool:
-        """Whether a generic layer only moves integers of one scale, the scale of its output."""
-        scales = [self.scales.get(v) for v in call.inputs]
-        if call.layer.body is None or call.layer.body.narrow is None or None in scales:
+        """Whether a generic layer only moves integers: all of its operands have scales. They are one scale, that of the
+        output, unless it is a concatenation to a scale of its own.
+        """
+        scales, out = [self.scales.get(v) for v in call.inputs], self.scales.get(call.output)
+        if not moved.moves(call.layer) or None in scales:
             return False
-        return all(s == scales[0] for s in scales) and self.scales.get(call.output) in (None, scales[0])
-
-    def _moved(self, call: LayerCall) -> None:
-        layer = call.layer.body.narrow(DTYPE)
-        inputs = tuple(self._in(v, DTYPE, shape) for v, shape in zip(call.inputs, layer.operand_buffers, strict=True))
-        self.made.append(call.replace(layer=layer, inputs=inputs, marks=None))
-        self.scales[call.output] = self.scales[call.inputs[0]]
-        self.held[call.output] = DTYPE
+        if out is not None and moved.joins(call.layer):
+            return True
+        return all(s == scales[0] for s in scales) and out in (None, scales[0])
 
     def _floating(self, call: LayerCall) -> bool:
         return call.output not in self.scales
