@@ -34,6 +34,12 @@ def code() -> dict[Path, ast.Module]:
     return {path: ast.parse(path.read_text()) for folder in OWN for path in sorted((ROOT / folder).rglob("*.py"))}
 
 
+@functools.cache
+def distributions() -> dict[str, list[str]]:
+    """The distributions of each module that is installed; all files of all of them are read."""
+    return importlib.metadata.packages_distributions()
+
+
 def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -57,7 +63,7 @@ def brought(extra: str) -> set[str]:
 def test_the_extra_of_a_module_brings_it(name):
     package = packages.MODULES[name]
     assert plain(package.distribution) in brought(package.extra)
-    known = {plain(one) for one in importlib.metadata.packages_distributions().get(name, [])}
+    known = {plain(one) for one in distributions().get(name, [])}
     if not known:
         pytest.skip(f"{name} is not installed here")
     if plain(package.distribution) not in known:  # it comes with another distribution, as a dependency of that
