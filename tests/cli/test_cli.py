@@ -1,5 +1,6 @@
 """The command line: what a user types, sees, and gets back as an exit code."""
 
+import ast
 import importlib
 import json
 import os
@@ -61,6 +62,12 @@ def test_help_of_a_verb_imports_neither_torch_nor_tvm(verb):
     done = run("-c", code)
     assert done.returncode == 0, done.stderr
     assert "--debug" in done.stdout and f"tvm_mobilenet.{verb}" in done.stdout
+
+
+def test_the_summary_of_a_verb_is_the_first_line_of_its_docstring():
+    folder = Path(tvm_mobilenet.__file__).parent
+    docstrings = {verb: ast.get_docstring(ast.parse((folder / f"{verb}.py").read_text())) for verb in VERBS}
+    assert __main__.verbs() == {verb: text.partition("\n")[0] for verb, text in docstrings.items()}
 
 
 def test_a_verb_is_the_same_both_ways():

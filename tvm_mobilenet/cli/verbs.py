@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 from pathlib import Path
 
@@ -12,12 +11,15 @@ OF_ALL = ("-q", "--quiet", "-v", "--verbose", "--debug")  # flags that all verbs
 
 
 def verbs() -> dict[str, str]:
-    """The verbs' summaries by name."""
+    """The verbs' summaries by name: the first lines of their docstrings, each at the top of its file.
+
+    Every command asks for them, and to parse all these files would take longer than to start Python.
+    """
     found = {}
     for path in sorted(Path(__file__).parent.parent.glob("[!_]*.py")):
         source = path.read_text(encoding="utf-8")
         if "\ndef main(argv" in source:
-            found[path.stem] = (ast.get_docstring(ast.parse(source)) or "").split("\n")[0]
+            found[path.stem] = source.removeprefix('"""').partition("\n")[0].removesuffix('"""')
     return found
 
 
