@@ -7,6 +7,7 @@ index.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -216,6 +217,7 @@ def started_as_a_verb() -> None:
     verb = next((word for word in sys.orig_argv if word.startswith("tvm_mobilenet.")), "")
     os.environ.update(without_torch_folder())
     gc.set_threshold(*COLLECTED)
+    atexit.register(gc.freeze)  # all memory goes with the process: Python need not look for cycles in it at the end
     absent = [name for name in STARTING if importlib.util.find_spec(name) is None]
     if absent and verb not in ("", "tvm_mobilenet.doctor"):
         error = missing(verb.removeprefix("tvm_mobilenet."), absent)
