@@ -7,6 +7,7 @@ from torch import nn
 from tests.support.layer_runner import assert_close
 from tvm_mobilenet import frontend, passes
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.frontend import torch_export
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -140,3 +141,10 @@ def test_files_that_hold_no_model_are_refused(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(TvmMobilenetError, match=message):
         frontend.load(tmp_path / name)
+
+
+def test_an_export_collects_no_stack_traces_and_leaves_torch_as_it_was():
+    before = torch.fx.config.do_not_emit_stack_traces
+    program = torch_export.export(nn.Conv2d(3, 4, 1).eval(), (torch.zeros(1, 3, 8, 8),))
+    assert not any("stack_trace" in node.meta for node in program.graph.nodes)
+    assert torch.fx.config.do_not_emit_stack_traces == before

@@ -108,7 +108,9 @@ def _only(values: list, name: str) -> Outputs:
 def _exported(module, shapes: tuple[tuple[int, ...], ...]):
     import torch
 
-    return torch.export.export(module, tuple(torch.zeros(shape) for shape in shapes))
+    from tvm_mobilenet.frontend import torch_export
+
+    return torch_export.export(module, tuple(torch.zeros(shape) for shape in shapes))
 
 
 def _read_and_run(path: Path, inputs: list) -> tuple[list, list, tuple[str, ...]]:

@@ -88,11 +88,11 @@ def _arguments(given: object) -> tuple:
 
 
 def _exported(module: nn.Module, arguments: tuple) -> ExportedProgram:
-    import torch
+    from tvm_mobilenet.frontend import torch_export
 
     modes = {name: one.training for name, one in module.named_modules()}
     try:
-        return torch.export.export(module.eval(), arguments)
+        return torch_export.export(module.eval(), arguments)
     except Exception as e:  # the module's own code may raise anything
         raise TvmMobilenetError(
             f"torch.export cannot export {type(module).__name__}: {reason(e)}",

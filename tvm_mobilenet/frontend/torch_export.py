@@ -22,6 +22,26 @@ from tvm_mobilenet.models.weights import check_dense
 _UNBOUNDED = 1 << 32  # PyTorch's infinity for integers is larger
 
 
+@contextlib.contextmanager
+def without_stack_traces() -> Iterator[None]:
+    """Have torch trace without a stack trace for each operator: they take an eighth of an export, and nothing here
+    reads them.
+    """
+    config, flag = torch.fx.config, "do_not_emit_stack_traces"
+    before = getattr(config, flag, False)
+    setattr(config, flag, True)
+    try:
+        yield
+    finally:
+        setattr(config, flag, before)
+
+
+def export(module: torch.nn.Module, args: tuple, kwargs: dict | None = None) -> torch.export.ExportedProgram:
+    """``torch.export.export``, without stack traces."""
+    with without_stack_traces():
+        return torch.export.export(module, args, kwargs)
+
+
 def load(file: BinaryIO, path: Path) -> torch.export.ExportedProgram:
     """A saved program, loaded by torch; ``path`` is for messages.
 
@@ -89,7 +109,7 @@ def at_one_size(
         example = [torch.zeros(shape, dtype=value.dtype) for shape, value in zip(fixed, values.values(), strict=True)]
     args, kwargs = pytree.tree_unflatten(example, program.call_spec.in_spec)
     try:
-        return torch.export.export(program.module(), args, kwargs)
+        return export(program.module(), args, kwargs)
     except Exception as e:
         shapes = " and ".join("x".join(map(str, shape)) for shape in fixed)
         raise TvmMobilenetError(
@@ -140,7 +160,7 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
     outputs = _outputs(program)
     nodes = core_operators.decomposed(_placeholders(program), _nodes(program), outputs)
     if nodes is None:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_stack_traces():
             warnings.simplefilter("ignore")
             # for a batch norm that is not decomposed, TVM reads the epsilon from the wrong argument
             program = program.run_decompositions(_decompositions())

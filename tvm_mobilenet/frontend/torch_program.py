@@ -56,7 +56,7 @@ def from_torch(
         args = example_input if isinstance(example_input, tuple) else (example_input,)
         training = model.training
         try:
-            program = torch.export.export(model.eval(), args)
+            program = torch_export.export(model.eval(), args)
         except Exception as e:
             raise TvmMobilenetError(
                 f"torch.export cannot export {type(model).__name__}: {str(e).splitlines()[0]}",
