@@ -41,7 +41,7 @@ All layers of a row compute in any of its `dtypes`. Each case has a feature map 
 Generic layers compute in float32, and pass int64 and bool to each other. In float16 and int8 networks they stay in
 float32, between conversions. In files that come quantized, generic layers that only move values of one scale move int8.
 
-These operators are refused, with an error that names them: `TopK`, `NonZero`, `NonMaxSuppression`, `Unique` (their
+These operators are refused, with an error that names them: `NonZero`, `NonMaxSuppression`, `Unique` (their
 shapes depend on data, or TVM computes them by calls of its own runtime), `If`, `Loop`, `Scan`, recurrent layers, and a
 Resize whose scales give fractional sizes, or with `antialias` or `keep_aspect_ratio_policy`.
 

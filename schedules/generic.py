@@ -104,8 +104,10 @@ def _loops(schedule, block, lanes: int, rows: bool) -> None:
     """Make the outer loops of a statement one parallel loop, and the innermost a vector."""
     kinds = [int(variable.iter_type) for variable in schedule.get(block).iter_vars]
     loops = schedule.get_loops(block)
+    if len(loops) != len(kinds):  # for example a single value
+        return
     outer = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == _SPATIAL]
-    if not outer or len(loops) != len(kinds) or kinds[: len(outer)] != [_SPATIAL] * len(outer):
+    if not outer or kinds[: len(outer)] != [_SPATIAL] * len(outer):
         return
     reduced, extent = loops[len(outer) :], int(schedule.get(outer[-1]).extent)
     if extent % lanes == 0 and (not reduced or len(schedule.get(block).writes) == 1):

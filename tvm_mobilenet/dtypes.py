@@ -81,6 +81,11 @@ DTYPES = {
             fused=True,
             chunk=64,
         ),
+        DType(
+            *("float64", "f64", 8, *("float64",) * 3, -(2.0 - 2.0**-52) * 2.0**1023, 2.0**-53, 2.0**-1022),
+            data=False,
+            read=False,
+        ),
         DType("int8", "i8", 1, *("int32",) * 3, -128),
         DType("uint8", "u8", 1, *("int32",) * 3, 0, data=False),
         DType("int16", "i16", 2, *("int32",) * 3, -(2**15), data=False, read=False),

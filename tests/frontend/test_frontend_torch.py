@@ -1,13 +1,16 @@
 """Models from PyTorch: modules, ExportedPrograms, files; and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.support.layer_runner import assert_close
-from tvm_mobilenet import frontend, passes
+from tvm_mobilenet import build, frontend, passes, targets, verify
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import torch_export
+from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.runtime.instance import Instance
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -70,6 +73,59 @@ def test_main_returns_what_the_model_returns(outputs, is_tuple):
     assert_close(graph, model, X)
 
 
+FORMS = {  # of a feature map; each has been refused or wrong
+    "a range whose ends are exchanged": lambda x: x.clamp(1, -1) * x,
+    "a power of two": torch.exp2,
+    "the complement of erf": torch.erfc,
+    "a hypotenuse": lambda x: torch.hypot(x, x.flip(1)),
+    "rrelu": torch.nn.functional.rrelu,
+    "groups without weights": lambda x: torch.nn.functional.group_norm(x, 2),
+    "a variance with its mean": lambda x: torch.cat(torch.var_mean(x, 1, keepdim=True), 1),
+    "a deviation of all": lambda x: x.std(),
+    "a place of all": lambda x: x.argmax(),
+    "the largest": lambda x: x.topk(3, 1)[0],
+    "the places of the smallest": lambda x: x.flatten(1).topk(5, largest=False)[1],
+    "sorted": lambda x: x.sort(2, descending=True)[0],
+    "a median": lambda x: x.median(1)[0],
+    "the third": lambda x: x.kthvalue(3, 1, keepdim=True)[1],
+    "negative indices": lambda x: x[:, torch.tensor([-1, 0])],
+    "two indices": lambda x: x[:, [0, 1], :, [2, -3]],
+    "indices of rows and columns": lambda x: x[:, :, [[0], [1]], [[2, 3]]],
+    "columns of an image": lambda x: torch.nn.functional.unfold(x, (3, 2), dilation=(1, 2), padding=1),
+    "windows": lambda x: x.unfold(2, 3, 2),
+    "bicubic": lambda x: torch.nn.functional.interpolate(x, scale_factor=1.3, mode="bicubic"),
+    "samples": lambda x: torch.nn.functional.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), align_corners=False),
+    "float64": lambda x: (x.double() * 0.3).float(),
+    "a number of truths": lambda x: torch.count_nonzero(x > 0, 1).float(),
+    "a resize of rows": lambda x: torch.nn.functional.interpolate(x.flatten(2), size=31, mode="linear"),
+    "a circular pad": lambda x: torch.nn.functional.pad(x, (1, 2, 3, 4), mode="circular"),
+    "shifted": lambda x: ((x.abs() * 100).long() << 1).float(),
+}
+
+
+def test_forms_that_exporters_write_compute_what_pytorch_does(tmp_path):
+    class Forms(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return [form(x) for form in FORMS.values()]
+
+    model, x = Forms().eval(), X[:1]
+    torch.export.save(torch.export.export(model, (x,)), tmp_path / "forms.pt2")
+    options = ModelOptions(model=str(tmp_path / "forms.pt2"))
+    build.build(options, targets.load("host"), output=tmp_path / "out")
+    with Instance(tmp_path / "out" / "libmobilenet.so", tmp_path / "out" / "parameters.bin") as net, torch.no_grad():
+        net.set_inputs([x.numpy()])
+        net.run()
+        for name, due, found in zip(FORMS, model(x), net.outputs, strict=True):
+            assert (found.shape, str(found.dtype)) == (due.shape, str(due.dtype).removeprefix("torch.")), name
+            np.testing.assert_allclose(found, due.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
+    assert verify.verify(tmp_path / "out", board="local").ok
+
+
 def test_two_inputs():
     class Two(nn.Module):
         def __init__(self):
@@ -97,6 +153,30 @@ def test_two_inputs():
 def test_what_cannot_be_imported_is_refused(model, x, message):
     with pytest.raises(TvmMobilenetError, match=message):
         frontend.from_torch(model, x)
+
+
+@pytest.mark.parametrize(
+    "form, words",
+    [
+        (lambda x: torch.nn.functional.dropout(x, training=True), "draws random numbers"),
+        (lambda x: x + torch.rand_like(x), "rand_like.*draws random numbers"),
+        (lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True), "the places of its maxima are read"),
+        (
+            lambda x: torch.nn.functional.avg_pool2d(x, 3, 2, ceil_mode=True, divisor_override=5),
+            "divisor_override with",
+        ),
+        (lambda x: torch.fft.rfft2(x).abs(), "a value of no type"),
+    ],
+)
+def test_what_a_network_cannot_compute_has_its_reason(form, words):
+    """A training leftover would else compute other values than the model, without a word."""
+
+    class Form(nn.Module):
+        def forward(self, x):
+            return form(x)
+
+    with pytest.raises(TvmMobilenetError, match=words):
+        passes.run(frontend.from_torch(Form(), X))
 
 
 @pytest.mark.parametrize(("pick", "name"), [(lambda x: x.nonzero(), "nonzero"), (lambda x: x[x > 0], "index")])

@@ -24,6 +24,7 @@ from tvm_mobilenet.layer import Layer
 FRAMEWORK = "float32"  # the dtype of the models' own frameworks
 ROUNDING = dtypes.of(FRAMEWORK).rounding
 WITHIN = 4.0  # the largest factor between the unit of differences and the scale of the sums (`unit`)
+SUMS = ("sum", "mean")  # generic layers whose result is the sum of their data, or its share
 BLIND = 1 / 8  # a check shows nothing if a mistake would show in a smaller share of the outputs
 COLLAPSED = 0.95  # a layer or output is reported if its cosine to that of the float network is below
 
@@ -66,12 +67,18 @@ def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=No
     """The sums of a layer, or of the last layer of a fused block, for operands as `checking.reference.reference` takes
     them.
 
-    Of a generic layer only the output is known, and it is used in place of the sums.
+    Of most generic layers only the output is known, and it is used in place of the sums. The few values of a sum over
+    a whole tensor may all be much smaller than their terms suggest.
     """
     if layer.body is not None:
         values = definition.reference(layer, data, second=second, constants=constants)
-        size = np.sqrt(np.mean(values**2, keepdims=True))
-        return Sum(values, size, size, 1, 0.0, layer.accumulator_dtype)
+        size, terms = np.mean(values**2, keepdims=True), 1
+        if layer.op in SUMS and values.size:
+            terms = data.size // values.size
+            squares = np.mean(np.asarray(data, np.float64) ** 2) * (terms if layer.op == "sum" else 1 / terms)
+            size = np.maximum(size, squares)
+        size = np.sqrt(size)
+        return Sum(values, size, size / math.sqrt(terms), terms, 0.0, layer.accumulator_dtype)
     data = definition.real(layer, data, constants)
     if layer.parts:
         data = layer.input_place.view(data)

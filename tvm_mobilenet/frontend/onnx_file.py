@@ -21,15 +21,13 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.reading import refusal
-from tvm_mobilenet.frontend import onnx_limits, onnx_quantized
+from tvm_mobilenet.frontend import onnx_limits, onnx_opsets, onnx_quantized
 from tvm_mobilenet.frontend.imported import finished, opaque
-from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, shapes_of
+from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, leave_out_unread, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
 from tvm_mobilenet.frontend.onnx_operators import CONVERTERS
 from tvm_mobilenet.frontend.sizes import FLOAT32_ALONE
 from tvm_mobilenet.terminal.printable import printable
-
-OLDEST_OPSET = 11
 
 
 def from_onnx(
@@ -40,7 +38,7 @@ def from_onnx(
     Parameters
     ----------
     path : str or Path
-        A float32 model with opset 11 or newer.
+        A float32 model; opsets before 11 are converted (`onnx_opsets`).
     batch, size : int, (int, int), optional
         Batch size, height and width, if the file leaves them open.
     layout : str
@@ -55,12 +53,14 @@ def from_onnx(
     path = Path(path)
     model = _load(path)
     try:
+        model = onnx_opsets.converted(model, path)
         opset = _check(model, path)
         fix_inputs(model.graph, batch, size, layout, path)
         # TVM prints the names of unknown operators, which may contain any characters
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             model = fold(model, path)
+            leave_out_unread(model.graph)
             explicit_pads(model)
             onnx_quantized.leave_out_casts(model.graph)
             onnx_quantized.require_pairs(model.graph)
@@ -90,12 +90,17 @@ class _Importer(ONNXGraphImporter):
 
     def _convert_operator(self, op_name, inputs, attrs, opset):
         node, convert = next(self._nodes_left), CONVERTERS.get(op_name)
+        why = ""
         try:
             otherwise = partial(super()._convert_operator, op_name, attrs=attrs, opset=opset)
             if op_name in onnx_quantized.PAIR:
                 result = onnx_quantized.converted(node, inputs, attrs)
             else:
                 result = otherwise(inputs) if convert is None else convert(self.bb, inputs, attrs, otherwise)
+            if _several(result) < len(node.output):
+                others = ", ".join(node.output[_several(result) :])
+                why = f"no layer computes {others}; its other outputs alone can be read"
+                raise ValueError(why)
         except TvmMobilenetError:
             raise
         except Exception as e:
@@ -105,7 +110,7 @@ class _Importer(ONNXGraphImporter):
                     f"{op_name} at {node.name or node.output[0]} is not supported: {str(e).splitlines()[0]}",
                     "cut the model before it, or replace it in the model",
                 ) from e
-            why = str(e).splitlines()[0] if convert is not None and isinstance(e, ValueError) else ""
+            why = why or (str(e).splitlines()[0] if convert is not None and isinstance(e, ValueError) else "")
             result = opaque(op_name, list(inputs), [relax.TensorType(shape, dtype) for shape, dtype in known], why)
         if isinstance(result, relax.Expr):
             result = self.bb.normalize(result)
@@ -114,6 +119,13 @@ class _Importer(ONNXGraphImporter):
             if isinstance(result, relax.Var):
                 self.noted[result.name] = printable(node.name or node.output[0])
         return result
+
+
+def _several(result: relax.Expr) -> int:
+    """The number of tensors of a converter's result."""
+    if isinstance(result, relax.Tuple):
+        return len(result.fields)
+    return len(result.ty.fields) if isinstance(getattr(result, "ty", None), relax.TupleType) else 1
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -140,12 +152,7 @@ def _load(path: Path) -> onnx.ModelProto:
 
 def _check(model: onnx.ModelProto, path: Path) -> int:
     """Check that a model can be imported; returns its opset."""
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if opset < OLDEST_OPSET:
-        raise TvmMobilenetError(
-            f"{path}: opset {opset}; {OLDEST_OPSET} and newer are supported",
-            f"export it again, or convert it with onnx.version_converter.convert_version(model, {OLDEST_OPSET + 2})",
-        )
+    opset = onnx_opsets.of(model)
     graph = model.graph
     onnx_quantized.prepare(model, path)
     foreign = [

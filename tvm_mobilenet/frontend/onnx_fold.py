@@ -34,12 +34,13 @@ def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         constants = {i.name: i for i in graph.initializer}
         renamed: dict[str, str] = {}
         outputs = {o.name for o in graph.output}
+        read = {i for node in graph.node for i in node.input} | outputs
         kept = []
         for node in graph.node:
             for i, name in enumerate(node.input):
                 node.input[i] = renamed.get(name, name)
             values = None
-            if node.op_type in ("Identity", "Dropout") and node.output[0] not in outputs:
+            if _leaves_data(node, constants, read) and node.output[0] not in outputs:
                 renamed[node.output[0]] = node.input[0]
                 continue
             if node.op_type == "Shape" and node.input[0] in shapes:
@@ -61,6 +62,27 @@ def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         graph.node.extend(kept)
         read = {i for n in kept for i in n.input} | outputs
         graph.initializer.extend(c for name, c in constants.items() if name in read)
+
+
+def _leaves_data(node: onnx.NodeProto, constants: dict, read: set[str]) -> bool:
+    """Whether a node gives its input. A Dropout in training mode does not, and its mask is another output."""
+    if node.op_type != "Dropout":
+        return node.op_type == "Identity"
+    if any(name in read for name in node.output[1:]):
+        return False
+    training = node.input[2] if len(node.input) > 2 else ""
+    return not training or (training in constants and not numpy_helper.to_array(constants[training]).any())
+
+
+def leave_out_unread(graph: onnx.GraphProto) -> None:
+    """Remove the last outputs of nodes that nobody reads, such as the mask of a Dropout, in place."""
+    read = {i for node in graph.node for i in node.input} | {o.name for o in graph.output}
+    for node in graph.node:
+        while node.op_type in _OPTIONAL and len(node.output) > 1 and node.output[-1] not in read:
+            del node.output[-1]
+
+
+_OPTIONAL = ("BatchNormalization", "Dropout", "LayerNormalization", "MaxPool")  # with outputs that may be left out
 
 
 def explicit_pads(model: onnx.ModelProto) -> None:

@@ -15,19 +15,23 @@ import tvm
 from tvm import relax
 
 from tvm_mobilenet.files import limits
+from tvm_mobilenet.frontend import nests
 
 
 def _clip(bb, inputs, attrs, otherwise):
-    return relax.op.clip(inputs[0], *_range(inputs, attrs))
-
-
-def _range(inputs, attrs: dict) -> tuple[float, float]:
-    """The bounds of a Clip; a ValueError if one is not constant."""
+    """Values in a range, whose bounds may be computed. If the upper bound is below the lower one, it is the result."""
+    x, dtype = inputs[0], str(inputs[0].ty.dtype)
+    given = [inputs[i] if len(inputs) > i else None for i in (1, 2)]
+    if any(bound is not None and not isinstance(bound, tvm.ir.Constant) for bound in given):
+        for bound, operator in zip(given, (relax.op.maximum, relax.op.minimum), strict=True):
+            x = x if bound is None else bb.emit(operator(x, bound))
+        return x
     bounds = [attrs.get("min", -np.inf), attrs.get("max", np.inf)]
-    for i in (1, 2):
-        if len(inputs) > i and inputs[i] is not None:
-            bounds[i - 1] = _numpy(inputs[i]).reshape(())
-    return float(bounds[0]), float(bounds[1])
+    low, high = (b if g is None else _numpy(g).reshape(()) for b, g in zip(bounds, given, strict=True))
+    if dtype.startswith("int"):
+        ends = np.iinfo(dtype)
+        return relax.op.clip(x, max(int(low), ends.min) if low > -np.inf else ends.min, int(min(high, ends.max)))
+    return relax.op.clip(x, float(min(low, high)), float(high))
 
 
 def _pad(bb, inputs, attrs, otherwise):
@@ -67,6 +71,57 @@ def _extreme(operator: Callable) -> Callable:
         return reduce(lambda a, b: bb.emit(operator(a, b)), inputs)
 
     return convert
+
+
+def _top(bb, inputs, attrs, otherwise):
+    """TVM sorts by a call of its own runtime."""
+    if not attrs.get("sorted", 1):
+        raise ValueError("sorted = 0 leaves the order of its values open; export it with sorted = 1")
+    count = int(_numpy(inputs[1]).reshape(())) if len(inputs) > 1 else int(attrs["k"])
+    found = nests.ranked(bb, inputs[0], int(attrs.get("axis", -1)), count, bool(attrs.get("largest", 1)))
+    return relax.Tuple(found)
+
+
+def _power(bb, inputs, attrs, otherwise):
+    """A power whose exponent may be of another dtype."""
+    base, exponent = inputs
+    if base.ty.dtype != exponent.ty.dtype:
+        exponent = bb.emit(relax.op.astype(exponent, base.ty.dtype))
+    return otherwise(type(inputs)([base, exponent]))
+
+
+def _shrink(bb, inputs, attrs, otherwise):
+    """``x - bias`` above ``lambd``, ``x + bias`` below ``-lambd``, else 0."""
+    x, edge, bias = inputs[0], float(attrs.get("lambd", 0.5)), float(attrs.get("bias", 0.0))
+    above, below = bb.emit(relax.op.subtract(x, _const(bias))), bb.emit(relax.op.add(x, _const(bias)))
+    rest = bb.emit(relax.op.where(bb.emit(relax.op.less(x, _const(-edge))), below, _const(0.0)))
+    return relax.op.where(bb.emit(relax.op.greater(x, _const(edge))), above, rest)
+
+
+def _one_hot(bb, inputs, attrs, otherwise):
+    """One value where the index is that of the place, else another. Negative indices count from the end."""
+    where, depth, values = inputs[0], int(_numpy(inputs[1]).reshape(())), _numpy(inputs[2])
+    rank, dtype = len(where.ty.shape), str(where.ty.dtype)
+    axis = int(attrs.get("axis", -1)) % (rank + 1)
+    at = bb.emit(relax.op.expand_dims(where, axis))
+    size = relax.const(depth, dtype)
+    at = bb.emit(relax.op.where(bb.emit(relax.op.less(at, relax.const(0, dtype))), bb.emit(relax.op.add(at, size)), at))
+    places = np.arange(depth, dtype=dtype).reshape([-1 if i == axis else 1 for i in range(rank + 1)])
+    hit = bb.emit(relax.op.equal(at, relax.const(places)))
+    off, on = (relax.const(v, str(values.dtype)) for v in values)
+    return relax.op.where(hit, on, off)
+
+
+def _dropout(bb, inputs, attrs, otherwise):
+    """The data itself, but in training mode."""
+    training = inputs[2] if len(inputs) > 2 else None
+    if training is not None and (not isinstance(training, tvm.ir.Constant) or _numpy(training).any()):
+        return _random(bb, inputs, attrs, otherwise)
+    return inputs[0]
+
+
+def _random(bb, inputs, attrs, otherwise):
+    raise ValueError("it draws random numbers; export the model in inference mode (model.eval())")
 
 
 def _celu(bb, inputs, attrs, otherwise):
@@ -227,6 +282,12 @@ CONVERTERS: dict[str, Callable] = {
     "Pad": _pad,
     "Min": _extreme(relax.op.minimum),
     "Max": _extreme(relax.op.maximum),
+    "TopK": _top,
+    "Pow": _power,
+    "Shrink": _shrink,
+    "OneHot": _one_hot,
+    "Dropout": _dropout,
+    **dict.fromkeys(("Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike"), _random),
     "Celu": _celu,
     "Swish": _swish,
     "LpNormalization": _lp_normalization,

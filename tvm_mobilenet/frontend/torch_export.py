@@ -178,9 +178,10 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
 
 
 def _decompositions() -> dict:
-    """PyTorch's decompositions, without that of a resize, which would become arithmetic on indices."""
+    """PyTorch's decompositions, without those of resizes, which would become arithmetic on indices."""
     table = torch.export.default_decompositions()
-    table.pop(torch.ops.aten._upsample_nearest_exact2d.vec, None)
+    for resize in (torch.ops.aten._upsample_nearest_exact2d, torch.ops.aten.upsample_bicubic2d):
+        table.pop(resize.vec, None)
     return table
 
 

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import numpy as np
 import torch
+import tvm
 from tvm import relax
 
-from tvm_mobilenet.frontend import torch_resizes
+from tvm_mobilenet.frontend import nests, torch_resizes
 
 
 def converters(importer) -> dict:
@@ -99,7 +101,199 @@ def _adaptive_maximum(importer, own, node: torch.fx.Node) -> tuple[relax.Var]:
     return (importer.block_builder.emit(relax.op.nn.max_pool2d(importer.env[node.args[0]], window, window)),)
 
 
+def _clamp(importer, own, node: torch.fx.Node) -> relax.Var:
+    """Values in a range. If its lower end is above its upper end, PyTorch gives the upper one, TVM's importer the lower
+    one.
+    """
+    ends = (*node.args[1:], *(node.kwargs.get(name) for name in ("min", "max")[len(node.args) - 1 :]))
+    low, high = ends
+    if not all(isinstance(end, int | float) for end in ends) or low <= high:
+        return own(node)
+    return importer.block_builder.emit(relax.op.clip(importer.env[node.args[0]], high, high))
+
+
+def _compared(operator, importer, own, node: torch.fx.Node) -> relax.Var:
+    """A comparison. LLVM refuses TVM's comparison of truth values."""
+    given = [importer.env[v] if isinstance(v, torch.fx.Node) else v for v in node.args[:2]]
+    if all(str(getattr(getattr(v, "ty", None), "dtype", "bool")) != "bool" for v in given[:1]):
+        return own(node)
+    a, b = (_cast(importer, v, "int8") if isinstance(v, relax.Expr) else relax.const(int(v), "int8") for v in given)
+    return importer.block_builder.emit(operator(a, b))
+
+
+def _composed(operator, importer, own, node: torch.fx.Node) -> relax.Var:
+    """An operator that Relax writes with others."""
+    return importer.block_builder.emit(operator(*_operands(importer, node)))
+
+
+def _ranked(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
+    """``topk`` and ``sort``; TVM calls its own runtime for them."""
+    named = {"topk": ("k", "dim", "largest"), "sort": ("dim", "descending")}[node.target._opname]
+    stable = node.target._overloadname == "stable"
+    names = ("stable", *named) if stable else named
+    given = {"dim": -1, "largest": True, "descending": False}
+    given |= dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+    x, axis = importer.env[node.args[0]], given["dim"]
+    count = given.get("k", int(x.ty.shape[axis]))
+    largest = given["descending"] if node.target._opname == "sort" else given["largest"]
+    return nests.ranked(importer.block_builder, x, axis, int(count), bool(largest))
+
+
+def _at_rank(place, importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
+    """The value of one rank along an axis, and its position: ``kthvalue`` and ``median``."""
+    data, *others = node.args
+    x = importer.env[data]
+    place, axis, keep = place(x, *others)
+    made = nests.ranked(importer.block_builder, x, axis, place + 1, largest=False)
+    emit, axis = importer.block_builder.emit, axis % len(x.ty.shape)
+    cut = [emit(relax.op.strided_slice(one, [axis], [place], [place + 1])) for one in made]
+    return tuple(one if keep else emit(relax.op.squeeze(one, [axis])) for one in cut)
+
+
+def _kth(x: relax.Expr, k: int, axis: int = -1, keep: bool = False) -> tuple[int, int, bool]:
+    return k - 1, axis, keep
+
+
+def _median(x: relax.Expr, axis: int = -1, keep: bool = False) -> tuple[int, int, bool]:
+    return (int(x.ty.shape[axis]) - 1) // 2, axis, keep
+
+
+def _median_of_all(importer, own, node: torch.fx.Node) -> relax.Var:
+    x, emit = importer.env[node.args[0]], importer.block_builder.emit
+    size = math.prod(int(d) for d in x.ty.shape)
+    place = (size - 1) // 2
+    values, _ = nests.ranked(importer.block_builder, emit(relax.op.reshape(x, [size])), 0, place + 1, largest=False)
+    return emit(relax.op.reshape(emit(relax.op.strided_slice(values, [0], [place], [place + 1])), []))
+
+
+def _index(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``x[i, :, j]`` with tensors of indices. TVM's importer knows a few forms of it."""
+    data, given = node.args
+    indices = [None if one is None else importer.env[one] for one in given]
+    known = [i for i in indices if i is not None]
+    if any(str(i.ty.dtype) not in _WHOLE for i in known):
+        raise ValueError("its indices are a mask; the shape of its output depends on data")
+    if len(known) == 1 and isinstance(known[0], tvm.ir.Constant) and known[0].value.numpy().min(initial=0) >= 0:
+        return own(node)  # it becomes a take, which knows no negative indices
+    return nests.indexed(importer.block_builder, importer.env[data], indices)
+
+
+def _windows(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``x.unfold(axis, size, step)``: the windows along an axis, their values in a last dimension of their own."""
+    data, axis, size, step = node.args
+    x, emit = importer.env[data], importer.block_builder.emit
+    shape = [int(d) for d in x.ty.shape]
+    axis %= len(shape)
+    starts = range(0, shape[axis] - size + 1, step)
+    places = relax.const(np.array([start + i for start in starts for i in range(size)]), "int64")
+    made = emit(relax.op.take(x, places, axis))
+    made = emit(relax.op.reshape(made, [*shape[:axis], len(starts), size, *shape[axis + 1 :]]))
+    order = [i for i in range(len(shape) + 1) if i != axis + 1]
+    return emit(relax.op.permute_dims(made, [*order, axis + 1]))
+
+
+def _sample(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``grid_sample``. TVM's importer takes PyTorch's positions (N, H, W, 2) for Relax's (N, 2, H, W)."""
+    data, grid = (importer.env[one] for one in node.args[:2])
+    mode, padding, corners = node.args[2:]
+    made = relax.op.image.grid_sample(
+        data,
+        importer.block_builder.emit(relax.op.permute_dims(grid, [0, 3, 1, 2])),
+        method=("bilinear", "nearest", "bicubic")[mode],
+        padding_mode=("zeros", "border", "reflection")[padding],
+        align_corners=corners,
+    )
+    return importer.block_builder.emit(made)
+
+
+def _group_norm(importer, own, node: torch.fx.Node) -> relax.Var:
+    """TVM's importer needs a weight and a bias."""
+    data, weight, bias, *_ = node.args
+    if weight is not None and bias is not None:
+        return own(node)
+    x, groups, epsilon = importer.env[data], node.args[6], node.args[7]
+    dtype, channels = str(x.ty.dtype), int(x.ty.shape[1])
+    gamma, beta = (
+        relax.const(np.full(channels, value), dtype) if given is None else importer.env[given]
+        for given, value in ((weight, 1.0), (bias, 0.0))
+    )
+    axes = list(range(2, len(x.ty.shape)))
+    made = relax.op.nn.group_norm(x, gamma, beta, groups, channel_axis=1, axes=axes, epsilon=epsilon)
+    return importer.block_builder.emit(made)
+
+
+def _random_leaky(importer, own, node: torch.fx.Node) -> tuple[relax.Var]:
+    """``rrelu``, which takes the mean of its two slopes at inference."""
+    data, _, lower, upper, training = (*node.args, *(0.125, 1 / 3, False)[len(node.args) - 2 :])[:5]
+    if training:
+        raise ValueError("it draws random numbers; export the model in inference mode (model.eval())")
+    return (importer.block_builder.emit(relax.op.nn.leakyrelu(importer.env[data], (lower + upper) / 2)),)
+
+
+def _random(importer, own, node: torch.fx.Node) -> relax.Var:
+    raise ValueError("it draws random numbers; export the model in inference mode (model.eval())")
+
+
+def _dropout(importer, own, node: torch.fx.Node):
+    return _random(importer, own, node) if node.args[2] is not False else own(node)
+
+
+def _maxima(importer, own, node: torch.fx.Node) -> relax.Var:
+    """A pool without the places of its maxima, for which TVM's importer gives zeros."""
+    if any(user.args[1] for user in node.users):
+        raise ValueError("the places of its maxima are read; no layer computes them")
+    return own(node)
+
+
+def _variance_and_mean(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
+    data, axes, x = node.args[0], node.args[1] if len(node.args) > 1 else None, importer.env[node.args[0]]
+    keep, less = node.kwargs.get("keepdim", False), node.kwargs.get("correction", 1)
+    emit = importer.block_builder.emit
+    count = data.meta["val"].numel() / max(1, node.meta["val"][0].numel())
+    variance = emit(relax.op.variance(x, axes or None, keep))
+    if less := (1 if less is None else less):
+        variance = emit(relax.op.multiply(variance, relax.const(count / (count - less), x.ty.dtype)))
+    return variance, emit(relax.op.mean(x, axes or None, keep))
+
+
+def _power_of_two(x: relax.Expr) -> relax.Expr:
+    return relax.op.power(relax.const(2.0, x.ty.dtype), x)
+
+
+def _hypotenuse(a: relax.Expr, b: relax.Expr) -> relax.Expr:
+    return relax.op.sqrt(relax.op.add(relax.op.multiply(a, a), relax.op.multiply(b, b)))
+
+
+def _complement(x: relax.Expr) -> relax.Expr:
+    return relax.op.subtract(relax.const(1.0, x.ty.dtype), relax.op.erf(x))
+
+
 _CONVERTERS = {
+    "clamp.default": _clamp,
+    **{f"eq.{of}": partial(_compared, relax.op.equal) for of in ("Scalar", "Tensor")},
+    **{f"ne.{of}": partial(_compared, relax.op.not_equal) for of in ("Scalar", "Tensor")},
+    "exp2.default": partial(_composed, _power_of_two),
+    "erfc.default": partial(_composed, _complement),
+    "hypot.default": partial(_composed, _hypotenuse),
+    "topk.default": _ranked,
+    "sort.default": _ranked,
+    "sort.stable": _ranked,
+    "kthvalue.default": partial(_at_rank, _kth),
+    "median.dim": partial(_at_rank, _median),
+    "median.default": _median_of_all,
+    "index.Tensor": _index,
+    "unfold.default": _windows,
+    "grid_sampler_2d.default": _sample,
+    "native_group_norm.default": _group_norm,
+    "rrelu_with_noise_functional.default": _random_leaky,
+    "var_mean.correction": _variance_and_mean,
+    "native_dropout.default": _dropout,
+    "max_pool2d_with_indices.default": _maxima,
+    **dict.fromkeys(
+        ("bernoulli.p", "rand.default", "rand_like.default", "randn.default", "randn_like.default"), _random
+    ),
+    "__lshift__.Scalar": partial(_composed, relax.op.left_shift),
+    "__rshift__.Scalar": partial(_composed, relax.op.right_shift),
     "adaptive_max_pool2d.default": _adaptive_maximum,
     "max.dim": partial(_extreme, relax.op.max, relax.op.argmax),
     "min.dim": partial(_extreme, relax.op.min, relax.op.argmin),

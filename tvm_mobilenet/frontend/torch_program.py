@@ -66,7 +66,7 @@ def from_torch(
             model.train(training)
     else:
         program = torch_export.at_one_size(model, batch, size, layout, "the program")
-    return _import(Program(*torch_export.described(program)))
+    return _import(_program(*torch_export.described(program), "the program"))
 
 
 def from_pt2(
@@ -97,16 +97,18 @@ def from_pt2(
     kind_of(path)
     if trusted:
         program = torch_export.at_one_size(load_trusted(path), batch, size, layout, path)
-        return _import(Program(*torch_export.described(program)))
-    data, tensors = pt2_reader.graph(path, batch, size, layout)
+        return _import(_program(*torch_export.described(program), path))
+    return _import(_program(*pt2_reader.graph(path, batch, size, layout), path))
+
+
+def _program(data: dict, tensors: dict[str, torch.Tensor], path: Path | str) -> Program:
     try:
-        program = Program(data, tensors)
+        return Program(data, tensors)
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         why = str(e) if isinstance(e, ValueError) else "a part of it is missing"
         raise TvmMobilenetError(
             f"{path} cannot be read: its graph is damaged: {why}", "export it again, or export the model to ONNX"
         ) from e
-    return _import(program)
 
 
 def load_trusted(path: Path) -> torch.export.ExportedProgram:
@@ -139,12 +141,15 @@ def load_trusted(path: Path) -> torch.export.ExportedProgram:
 def _import(program: Program) -> tvm.IRModule:
     torch_quantized.check(program)
     importer = ExportedProgramImporter()
-    importer.convert_map |= torch_quantized.converters(importer, program) | torch_operators.converters(importer)
+    own = torch_quantized.converters(importer, program) | torch_operators.converters(importer)
+    importer.convert_map |= own
     sources: dict[str, str] = {}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # TVM prints
         warnings.simplefilter("ignore")
         for name in {n.target.__name__ for n in program.graph.nodes if n.op == "call_function"}:
-            importer.convert_map[name] = _recording(importer.convert_map.get(name), importer, sources, program.sources)
+            importer.convert_map[name] = _recording(
+                importer.convert_map.get(name), importer, sources, program.sources, name in own
+            )
         mod = importer.from_exported_program(
             program,
             keep_params_as_input=False,
@@ -155,8 +160,12 @@ def _import(program: Program) -> tvm.IRModule:
     return finished(mod, sources, program.names)
 
 
-def _recording(convert, importer: ExportedProgramImporter, sources: dict[str, str], places: dict[torch.fx.Node, str]):
-    """The converter, which also notes the source of each variable; an opaque call if it fails or does not exist."""
+def _recording(
+    convert, importer: ExportedProgramImporter, sources: dict[str, str], places: dict[torch.fx.Node, str], own: bool
+):
+    """The converter, which also notes the source of each variable; an opaque call if it fails or does not exist. If it
+    is one of ours, its ValueError gives the reason.
+    """
 
     def recorded(node: torch.fx.Node):
         try:
@@ -164,12 +173,13 @@ def _recording(convert, importer: ExportedProgramImporter, sources: dict[str, st
                 result = convert(node)
         except TvmMobilenetError:
             raise
-        except Exception:
+        except Exception as e:
+            why = str(e) if own and type(e) is ValueError else ""
             values = node.meta["val"]
             values = values if isinstance(values, tuple | list) else [values]
             types = [relax.TensorType([int(d) for d in v.shape], str(v.dtype).removeprefix("torch.")) for v in values]
             inputs = [importer.env.get(i) for i in node.all_input_nodes]
-            result = importer.block_builder.emit(opaque(node.target.__name__, inputs, types))
+            result = importer.block_builder.emit(opaque(node.target.__name__, inputs, types, why))
         if isinstance(result, relax.Var):
             sources[result.name] = places[node]
         return result

@@ -59,6 +59,7 @@ CONVERTERS = {
     "upsample_nearest2d.vec": _nearest,
     "_upsample_nearest_exact2d.vec": _nearest,
     "upsample_bilinear2d.vec": _bilinear,
+    "upsample_bicubic2d.vec": _weighted,
     "_upsample_bilinear2d_aa.default": _weighted,
     "_upsample_bicubic2d_aa.default": _weighted,
 }

@@ -62,7 +62,7 @@ def answered(module, inputs: dict[str, torch.Tensor]) -> tuple[dict, dict[str, t
 def named(kind: str, lists: list) -> dict[str, np.ndarray]:
     """Lists of arrays as one mapping; arrays that are None are left out."""
     return {
-        f"{kind}.{i}.{j}": np.ascontiguousarray(array)
+        f"{kind}.{i}.{j}": np.asarray(array, order="C")
         for i, arrays in enumerate(lists)
         for j, array in enumerate(arrays)
         if array is not None

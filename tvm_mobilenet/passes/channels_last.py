@@ -202,9 +202,11 @@ class ChannelsLast:
         given = [self.tensor(a) for a in found]
         if any(x.value == "?" for x in given):  # of an operator that is reported already
             return fresh("?", _four(static_shape(call)), static_shape(call))
-        return self._as_it_lies(call, found, given) or self._pieces(
-            pieces_of(call, found, self.mod), [self._copy_in_order(x) for x in given]
-        )
+        if (made := self._as_it_lies(call, found, given)) is not None:
+            return made
+        made = self._pieces(pieces_of(call, found, self.mod), [self._copy_in_order(x) for x in given])
+        shape = static_shape(call)
+        return made if made.shape == shape else made.reshaped(shape)  # a single value
 
     def _pieces(self, pieces: list[Piece], values: list[Tensor]) -> Tensor:
         """Several generic layers in order; returns the output of the last one."""

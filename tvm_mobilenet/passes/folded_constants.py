@@ -54,6 +54,10 @@ def of(name: str, call: relax.Call, bb: relax.BlockBuilder) -> relax.Expr | None
     if name == "arange":
         ends = [getattr(a, "value", None) for a in call.args]
         return None if None in ends else constant(np.arange(*ends).astype(str(call.attrs.dtype)))
+    if name in _FILLED and (value := _fill(name, call)) is not None:
+        like = bb.normalize(call).ty
+        if isinstance(like.shape, relax.ShapeExpr):
+            return constant(np.full([int(d) for d in like.shape], value, str(like.dtype)))
     values = [array(a) for a in _tensors(call)]
     if any(v is None for v in values) or not isinstance(call.op, tvm.ir.Op) or name.startswith("call_"):
         return None
@@ -71,12 +75,23 @@ def of(name: str, call: relax.Call, bb: relax.BlockBuilder) -> relax.Expr | None
         return constant(values[0].reshape(static_shape(call)))
     if name == "strided_slice":
         return _sliced(values[0], call) or _by_tvm(call)
+    if name == "clip":
+        ends = [getattr(a, "value", None) for a in call.args[1:]]
+        return None if None in ends else constant(np.clip(values[0], *ends).astype(values[0].dtype))
     if name == "astype":
         return constant(values[0].astype(str(call.attrs.dtype)))
     if name in _NUMPY:
         with np.errstate(all="ignore"):
             return constant(np.asarray(_NUMPY[name](*values)).astype(str(call.ty.dtype)))
     return _by_tvm(call)
+
+
+_FILLED = {"zeros": 0, "zeros_like": 0, "ones": 1, "ones_like": 1, "full": None, "full_like": None}
+
+
+def _fill(name: str, call: relax.Call) -> np.ndarray | int | None:
+    """The value with which an operator fills its result; None if it is not constant."""
+    return array(call.args[1]) if _FILLED[name] is None else _FILLED[name]
 
 
 def _sliced(value: np.ndarray, call: relax.Call) -> relax.Expr | None:

@@ -155,13 +155,14 @@ def transposed(shape: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Lay
 
 def _layer(operator: _Operator, module: tvm.IRModule, tensors: int) -> Layer:
     function = _nest(module)
-    operands, constants = operator.shapes[:tensors], operator.shapes[tensors:]
-    output = tuple(int(d) for d in module["main"].body.body.ty.shape)
+    shapes = [shape or (1,) for shape in operator.shapes]  # a single value lies in memory like a row of one
+    operands, constants = tuple(shapes[:tensors]), tuple(shapes[tensors:])
+    output = tuple(int(d) for d in module["main"].body.body.ty.shape) or (1,)
     used = tuple(str(param.ty.dtype) for param in function.params)
     if unknown := sorted(set(used) - set(dtypes.DTYPES)):
         raise NotGeneric(f"no layer computes it in {', '.join(unknown)}")
-    if not output or min(output) < 1 or any(not shape or min(shape) < 1 for shape in operator.shapes):
-        raise NotGeneric("a tensor without dimensions or values")
+    if any(0 in shape for shape in (output, *shapes)):
+        raise NotGeneric("a tensor without values")
     first, *others = function.params
     moved = [first, *others[tensors - 1 : -1], *others[: tensors - 1], others[-1]]  # constants after the first operand
     function = tirx.PrimFunc(moved, function.body, function.ret_type, function.attrs)
@@ -172,7 +173,7 @@ def _layer(operator: _Operator, module: tvm.IRModule, tensors: int) -> Layer:
     def narrow(dtype: str) -> Layer:
         return _layer(operator, operator.module(dtype), tensors)
 
-    reference = lambda *arrays: _computed(operator, arrays)  # noqa: E731
+    reference = lambda *arrays: _computed(operator, arrays).reshape(output)  # noqa: E731
     body = Body(
         operands, constants, output, digest, held, function, reference, narrow if moves else None, operator.view
     )
@@ -262,5 +263,6 @@ def _computed(operator: _Operator, arrays) -> np.ndarray:
     """The result of the operator in float64, without our loops."""
     function, dtype = _compiled(operator)
     due = operator.operands(dtype)
-    given = [tvm.runtime.tensor(np.ascontiguousarray(a, own)) for a, (_, own) in zip(arrays, due, strict=True)]
+    shaped = [np.ascontiguousarray(a, own).reshape(shape) for a, (shape, own) in zip(arrays, due, strict=True)]
+    given = [tvm.runtime.tensor(a) for a in shaped]
     return function(*given).numpy().astype(np.float64)

@@ -148,14 +148,6 @@ class Simplify(Rewriter):
             return None
         return relax.op.nn.prelu(x, constant(slope.reshape(-1)), axes[0])
 
-    def _full_like(self, call: relax.Call) -> relax.Expr:
-        """A tensor filled with one number is a constant: PyTorch's attention has it for rows without any key."""
-        value = array(call.args[1])
-        if value is None:
-            return call
-        dtype = str(self._bb.normalize(call).ty.dtype)
-        return constant(np.full(static_shape(call.args[0], self.where), value.item(), dtype))
-
     # ---- arithmetic with constants
 
     def _add(self, call: relax.Call) -> relax.Expr:
