@@ -21,7 +21,6 @@ from tvm_mobilenet.boards.virtual.board import VirtualBoard
 from tvm_mobilenet.boards.virtual.library import EmulatedLibrary
 from tvm_mobilenet.checking import same_outputs
 from tvm_mobilenet.compiler import module as built
-from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
 
 PLACES = {  # file to the sections that are flipped in; of others the whole file
@@ -37,7 +36,7 @@ BUDGET = 20_000_000  # instructions: a hundred times what a run of the network t
 
 @pytest.fixture(scope="module")
 def network():
-    return load_network(modules.tiny_options())
+    return modules.network(modules.tiny_options())
 
 
 @pytest.fixture

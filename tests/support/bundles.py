@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import shutil
 import subprocess
-import types
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,28 @@ from tests.support import modules, patches
 from tvm_mobilenet import build, targets
 from tvm_mobilenet.bundle import pack as bundle
 from tvm_mobilenet.compiler import library
-from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.models.options import ModelOptions
 
 RUNTIME = Path(bundle.__file__).parents[1] / "runtime"
 C_TESTS = Path(__file__).parent / "c"
 SYSROOTS = {"aarch64": Path("/usr/aarch64-linux-gnu"), "armv7": Path("/usr/arm-linux-gnueabihf")}
 EMULATORS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A bundle with what it was made of: sources and objects in ``work``, the build in ``built``."""
+
+    bundle: bundle.Bundle
+    folder: Path
+    work: Path
+    built: Path
+    options: ModelOptions
+
+    @property
+    def network(self):
+        """Loaded where a test asks for it: few do, and it takes seconds."""
+        return modules.network(self.options)
 
 
 @functools.cache
@@ -33,8 +48,8 @@ def made(
     executable: bool = False,
     model: str = "v1",
     dtype: str = "float32",
-):
-    """A bundle: ``.bundle``, ``.folder``, ``.work`` (sources and objects), ``.network``, ``.built``.
+) -> Made:
+    """A bundle.
 
     ``target`` is a name, or a target of one's own; ``executable``: ``.built`` has TVM's, too.
     """
@@ -43,7 +58,6 @@ def made(
     root = modules.root() / ("bundle-" + "-".join(map(str, about)))
     labels = _labels(classes)
     options = ModelOptions(model=model, alpha=alpha, resolution=resolution, classes=classes, labels=labels, dtype=dtype)
-    network = load_network(options)
 
     def make(root: Path) -> None:
         (root / "work").mkdir(parents=True, exist_ok=True)
@@ -54,7 +68,7 @@ def made(
                 options,
                 target,
                 output=root / "built",
-                network=network,
+                network=modules.network(options),
                 bundle=root / "bundle",
                 embed_weights=embed,
                 tvm_executable=executable,
@@ -63,13 +77,7 @@ def made(
             bundle.make = real
 
     modules.once(root, make)
-    return types.SimpleNamespace(
-        bundle=bundle.read(root / "bundle"),
-        folder=root / "bundle",
-        work=root / "work",
-        network=network,
-        built=root / "built",
-    )
+    return Made(bundle.read(root / "bundle"), root / "bundle", root / "work", root / "built", options)
 
 
 def sanitized(made, program: str, sanitizer: str, folder: Path) -> Path:

@@ -42,7 +42,8 @@ def once(folder: Path, make: Callable[[Path], object]) -> Path:
 
 @functools.cache
 @patches.without()
-def _network(options: ModelOptions):
+def network(options: ModelOptions):
+    """A network, loaded once in a process."""
     return load_network(options)
 
 
@@ -52,7 +53,7 @@ def small(target: str = "host") -> Path:
     return once(
         root() / target,
         lambda folder: build.build(
-            MODEL, targets.load(target), output=folder, network=_network(MODEL), tvm_executable=target == "host"
+            MODEL, targets.load(target), output=folder, network=network(MODEL), tvm_executable=target == "host"
         ),
     )
 
@@ -72,7 +73,7 @@ def tiny(target: str = "host", width: int = 16) -> Path:
     return once(
         root() / f"tiny-{target}-{width}",
         lambda folder: build.build(
-            options, targets.load(target), output=folder, network=load_network(options), tvm_executable=True
+            options, targets.load(target), output=folder, network=network(options), tvm_executable=True
         ),
     )
 
