@@ -85,6 +85,19 @@ def test_a_resize_by_a_factor_is_pytorchs_though_its_size_is_rounded():
     graph_of(lambda x: torch.cat([F.interpolate(x, None, (1.3, 0.7), way, antialias=aa) for way, aa in ways], 1))
 
 
+@pytest.mark.parametrize(
+    "dilation, padding, kernel",
+    [(8, 8, (1, 1)), ((9, 2), (9, 2), (1, 3)), (5, 5, (3, 3)), ((8, 6), (10, 6), (3, 1)), (7, 14, (3, 3))],
+)
+def test_taps_that_read_only_padding_are_left_out(dilation, padding, kernel):
+    """On 8 x 6 positions; more padding than the dilation gives outputs of padding alone."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 6, 3, 1, padding, dilation)
+    made = graph_of(conv).calls[1]
+    assert made.layer.kernel == kernel and made.weight.size == 36 * kernel[0] * kernel[1]
+    assert kernel != (1, 1) or made.layer.kind == "pointwise"
+
+
 def test_what_tvms_importer_leaves_out_of_an_operator_is_computed():
     """Scales of an ELU, the factor of a second operand, a divisor."""
 

@@ -134,6 +134,28 @@ def check_window(make, kernel: tuple, window: dict, size: tuple) -> None:
         )
 
 
+def without_padding_taps(weight, window: dict, size: tuple) -> tuple:
+    """The weight and window of a dilated convolution without rows and columns of taps that read only padding: if the
+    dilation is larger than the data, as in DeepLab at a low resolution, the centre remains.
+    """
+    padding, dilations = list(window["padding"]), list(window["dilation"])
+    for axis, (of_data, stride, dilation) in enumerate(zip(size, window["stride"], window["dilation"], strict=True)):
+        before, taps = padding[axis], weight.shape[2 + axis]
+        room = of_data + before + padding[axis + 2] - (taps - 1) * dilation
+        starts = range(-before, room - before, stride)  # the first tap of each output
+        read = [k for k in range(taps) if any(0 <= start + k * dilation < of_data for start in starts)]
+        if dilation == 1 or not read or len(read) == taps:
+            continue
+        first, count = read[0], read[-1] - read[0] + 1
+        begin = before - first * dilation
+        end = starts[-1] + first * dilation + (count - 1) * dilation + 1 - of_data
+        if begin >= 0 and end >= 0:
+            weight = weight.take(range(first, first + count), axis=2 + axis)
+            padding[axis], padding[axis + 2] = begin, end
+            dilations[axis] = dilation if count > 1 else 1
+    return weight, {**window, "padding": tuple(padding), "dilation": tuple(dilations)}
+
+
 def window_of(attrs) -> dict:
     """Stride, padding (top, left, bottom, right) and dilation of a convolution or pool; the defaults for None."""
     if attrs is None:
@@ -178,8 +200,9 @@ def conv2d(make, call) -> Found:
     x = make.image(make.tensor(call.args[0]))
     n, c, h, w = x.shape
     out, groups = weight.shape[0], int(attrs.groups)
-    kernel, window = tuple(weight.shape[2:]), window_of(attrs)
-    check_window(make, kernel, window, (h, w))
+    check_window(make, weight.shape[2:], window_of(attrs), (h, w))
+    weight, window = without_padding_taps(weight, window_of(attrs), (h, w))
+    kernel = tuple(weight.shape[2:])
     depthwise = groups == c == out and c > 1
     if depthwise:
         x = make.nhwc(x)
