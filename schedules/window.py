@@ -54,11 +54,18 @@ def source(layer: Layer, axis: int, position, tap):
 
 def lines_under(layer: Layer, tile_h: int, tile_w: int) -> int:
     """Positions of the input under one tile's window. Each is one cache line, if its channels fill one."""
-    height, width = (
-        (t - 1) * s + (k - 1) * d + 1
-        for t, s, k, d in zip((tile_h, tile_w), layer.stride, layer.kernel, layer.dilation, strict=True)
-    )
+    height, width = under(layer, tile_h, tile_w)
     return height * width
+
+
+def under(layer: Layer, tile_h: int, tile_w: int) -> tuple[int, int]:
+    """Rows and columns of the input under one tile's window, without those that a dilation skips."""
+    each = zip((tile_h, tile_w), layer.stride, layer.kernel, layer.dilation, strict=True)
+    height, width = (
+        (t - 1) * s + k if d == 1 else len({i * s + tap * d for i in range(t) for tap in range(k)})
+        for t, s, k, d in each
+    )
+    return height, width
 
 
 def lines_held(layer: Layer, core) -> int:

@@ -15,7 +15,7 @@ from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
 from tvm_mobilenet.schedules.in_order import strips
 from tvm_mobilenet.schedules.registers import compiled_registers, depthwise_registers, sum_lanes
 from tvm_mobilenet.schedules.spaces import depthwise as space
-from tvm_mobilenet.schedules.window import lines_held, lines_under, runs
+from tvm_mobilenet.schedules.window import lines_held, lines_under, runs, under
 from tvm_mobilenet.targets import memory
 
 from tvm_mobilenet.layer import Layer
@@ -179,5 +179,5 @@ def _loads(layer: Layer, tile_h: int, tile_w: int) -> float:
 
 def tile_loads(layer: Layer, tile_h: int, tile_w: int) -> int:
     """The number of vectors that a tile loads: data under its window, taps, and biases."""
-    height, width = ((t - 1) * s + k for t, s, k in zip((tile_h, tile_w), layer.stride, layer.kernel, strict=True))
+    height, width = under(layer, tile_h, tile_w)
     return height * width + layer.kernel[0] * layer.kernel[1] + tile_h * tile_w

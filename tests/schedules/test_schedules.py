@@ -12,7 +12,7 @@ import tvm
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tvm import tirx
-from tvm_mobilenet.schedules import values
+from tvm_mobilenet.schedules import values, window
 from tvm_mobilenet.schedules.choices import Choice, Space
 
 from tvm_mobilenet import frontend, passes, schedules, targets
@@ -522,3 +522,11 @@ def test_defaults_of_cores_with_long_vectors_are_kernels(name):
     found = schedules.space(layer, core)
     assert not found.valid(found.default)
     assert schedules.kernel(layer, found.default)
+
+
+@pytest.mark.parametrize("tile, rows", [(1, 5), (2, 10), (3, 11), (4, 12)])
+def test_a_dilation_shares_the_rows_of_every_other_output(tile, rows):
+    """Outputs 0 and 2 of a dilation of 2 read four common rows of five, outputs 0 and 1 none."""
+    layer = Layer.parse("depthwise 14x14x64 5x5 p4,4,4,4 d2 f32")
+    assert window.under(layer, tile, 1) == (rows, 5) and window.lines_under(layer, tile, tile) == rows * rows
+    assert window.under(layer.replace(dilation=(1, 1)), tile, 1) == (tile + 4, 5)
