@@ -6,7 +6,8 @@ for cores with dot products. `quads` says how many quads of columns are interlea
 ``[row][output][quad][c][4]``, shifted to the places of an output's taps in the quads
 ``wide``  tap by tap in int32: any core, any number of channels
 
-A tap outside the image reads the zero point of the data.
+A tap outside the image reads the zero point of the data. Fewer channels than lanes, at the end of a row, are loaded in
+pieces, since nothing beyond them may be read; the other lanes are not stored.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tvm_mobilenet.layer import Layer
 
 def ways(layer: Layer, core) -> tuple[str, ...]:
     """The ways in which a core may sum a layer's taps, the best first."""
-    plain = layer.input_layout == layer.output_layout == "NHWC" and layer.channels >= 8 and not layer.weights
+    plain = layer.input_layout == layer.output_layout == "NHWC" and layer.channels >= SUMS and not layer.weights
     dot = core.dot_products and layer.channels % 8 == 0 and layer.kernel[1] <= 2 * QUAD and plain
     dot = dot and layer.dilation == (1, 1)
     return (*(["dot"] * dot), *(["taps"] * bool(plain and layer.group)), "wide")
@@ -60,11 +61,19 @@ class Filters:
 
     def tile(self, row: Run, column: Run, at: Position, width: int) -> None:
         """Compute the outputs of one tile, for ``width`` channels."""
-        for first in range(0, width, BYTES):
-            count = min(BYTES, width - first)
-            count = count if count in (8, BYTES) else 1
-            for lane in range(first, min(width, first + BYTES), count):
-                self._channels(row, column, Position(at.b, at.h, at.w, at.c + lane), count)
+        first = 0
+        while first < width:
+            count = self._together(min(BYTES, width - first))
+            self._channels(row, column, Position(at.b, at.h, at.w, at.c + first), count)
+            first += count
+
+    def _together(self, left: int) -> int:
+        """The number of the next channels that are computed at once."""
+        if left in (BYTES // 2, BYTES):
+            return left
+        if self.d["products"] == "wide" or left < SUMS:
+            return 1
+        return left if left % 2 == 0 else left // SUMS * SUMS
 
     def _channels(self, row: Run, column: Run, at: Position, count: int) -> None:
         window = _Window(self, row, column, at, count)
@@ -81,7 +90,7 @@ class Filters:
         integer_outputs.store(self.layer, self.f, rows, count, at.c)
 
     def _bias(self, at: Position, count: int) -> list:
-        """The biases of ``count`` channels, as vectors of sums to start from."""
+        """The biases of ``count`` channels, as vectors of sums to start from; there are biases for whole vectors."""
         bias, first = self.f["bias"], at.c
         if self.d.get("apart", "none") != "none":
             bias, first = bias.row(at.c), 0
@@ -107,7 +116,7 @@ class Filters:
         return self.f["weight"][(kh * self.layer.kernel[1] + kw) * self.layer.channels + lane]
 
     def _taps(self, window: _Window):
-        layer, at, count = self.layer, window.at, window.count
+        layer, at, count = self.layer, window.at, window.lanes
         taps = [(kh, kw) for kh in range(layer.kernel[0]) for kw in range(layer.kernel[1])]
         weights = self.f.variables(len(taps), count, "int8")
         for n, (kh, kw) in enumerate(taps):
@@ -115,8 +124,8 @@ class Filters:
         groups = [range(n, min(n + layer.group, len(taps))) for n in range(0, len(taps), layer.group)]
 
         def sums(i: int, j: int):
-            total = self.f.variables(count // SUMS, SUMS, "int32")
-            for v, bias in enumerate(self._bias(at, count)):
+            total = self.f.variables(-(-window.count // SUMS), SUMS, "int32")
+            for v, bias in enumerate(self._bias(at, window.count)):
                 total[v] = bias
             short = self.f.variables(1, 8, "int16")
             for group in groups:
@@ -132,8 +141,9 @@ class Filters:
                     for quarter in range(2):
                         four = tirx.Shuffle([short[0]], list(range(SUMS * quarter, SUMS * quarter + SUMS)))
                         v = 2 * half + quarter
-                        total[v] = total[v] + four.astype("int32x4")
-            return [total[v] for v in range(count // SUMS)]
+                        if v * SUMS < window.count:
+                            total[v] = total[v] + four.astype("int32x4")
+            return [total[v] for v in range(-(-window.count // SUMS))]
 
         return sums
 
@@ -187,7 +197,10 @@ class Filters:
 
 
 class _Window:
-    """The data under a tile, each value loaded once. Values outside the image are the zero point."""
+    """The data under a tile, each value loaded once. Values outside the image are the zero point.
+
+    ``count`` channels are held in ``lanes``: one, eight or sixteen.
+    """
 
     def __init__(self, filters: Filters, row: Run, column: Run, at: Position, count: int):
         self.filters, self.layer, self.row, self.column, self.at, self.count = (
@@ -198,6 +211,7 @@ class _Window:
             at,
             count,
         )
+        self.lanes = 1 if count == 1 else -(-count // (BYTES // 2)) * (BYTES // 2)
         self._loaded: dict[tuple[int, int], nest.Variables] = {}
 
     def read(self, i: int, j: int, kh: int, kw: int):
@@ -217,7 +231,7 @@ class _Window:
         return self._value(y, x, y in rows and x in columns)
 
     def _value(self, y: int, x: int, inside: bool):
-        f, count = self.filters.f, self.count
+        f, count = self.filters.f, self.lanes
         key = (y, x) if inside else (-1, -1)
         if count == 1:
             return self._load(y, x) if inside else values.cast(f["ends"][0], "int8")
@@ -229,13 +243,19 @@ class _Window:
 
     def _load(self, y: int, x: int):
         layer, at = self.layer, self.at
-        lane = nest.Lanes(at.c, self.count) if self.count > 1 else at.c
-        place = at.b, source(layer, 0, at.h, 0) + y, source(layer, 1, at.w, 0) + x, lane
-        return self.filters.f["data"][nest.at(layer.input_layout, *place)]
+        place = at.b, source(layer, 0, at.h, 0) + y, source(layer, 1, at.w, 0) + x
+
+        def piece(first: int, count: int):
+            lane = nest.Lanes(at.c + first, count) if count > 1 else at.c + first
+            return self.filters.f["data"][nest.at(layer.input_layout, *place, lane)]
+
+        return integers.filled(piece, self.count, self.lanes)
 
 
 def _lanes(total: list, first: int, count: int):
     """``count`` sums from ``first`` on, out of several vectors."""
+    if count < SUMS and values.lanes_of(total[0]) == SUMS:
+        return tirx.Shuffle([total[first // SUMS]], [first % SUMS])
     if len(total) == 1:
         return total[0]
     fours = total[first // SUMS : (first + count) // SUMS]
@@ -298,7 +318,7 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.nda
     """Weights (c, 1, kh, kw) as ``[kh, kw, c]``, or for `dot` as ``[kh][output][quad][c][4]``."""
     taps = arrays["weight"].reshape(layer.channels, *layer.kernel).transpose(1, 2, 0)
     if d["products"] != "dot":
-        return np.ascontiguousarray(taps).ravel()
+        return np.pad(np.ascontiguousarray(taps).ravel(), (0, _beyond(layer, d)))
     each = outputs(layer)
     made = np.zeros((layer.kernel[0], each, layer.channels, quads(layer) * QUAD), np.int8)
     for output in range(each):
@@ -308,8 +328,13 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.nda
     return np.ascontiguousarray(by_quad.transpose(0, 1, 3, 2, 4)).ravel()
 
 
+def _beyond(layer: Layer, d: Decisions) -> int:
+    """The number of bytes that the last vector of taps has beyond the last channel."""
+    return -layer.channels % (BYTES // 2) if d["products"] == "taps" else 0
+
+
 def weights(layer: Layer, d: Decisions) -> int:
     """The number of bytes of the packed weights."""
     if d["products"] != "dot":
-        return layer.kernel[0] * layer.kernel[1] * layer.channels
+        return layer.kernel[0] * layer.kernel[1] * layer.channels + _beyond(layer, d)
     return layer.kernel[0] * outputs(layer) * quads(layer) * layer.channels * QUAD

@@ -7,7 +7,8 @@
           by steps of k
 ``wide``  k by k in int32, vectorised by LLVM: any core, any shape
 
-Zeros pad the columns to whole vectors of sums.
+Zeros pad the columns to whole vectors of sums, and k to whole quads or eights: the last data of a row is then loaded
+in pieces, since nothing beyond it may be read.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from tvm_mobilenet.layer import Layer
 SUMS = 4  # int32 in a vector of sixteen bytes, as sdot and pairwise additions write them
 BYTES = 16
 QUAD = 4  # bytes that sdot sums to one int32
+EIGHT = 8  # bytes of the operands of a long multiply
+OF_STEP = {"dot": QUAD, "long": EIGHT, "wide": 1}  # k is padded to a multiple of it
 
 
 def padded(width: int) -> int:
@@ -37,9 +40,15 @@ def padded(width: int) -> int:
 def ways(layer: Layer, core) -> tuple[str, ...]:
     """The ways in which a core may sum a layer's products, the best first."""
     k, direct = layer.channels, layer.input_layout == "NHWC" and not layer.weights
-    found = ["dot"] if core.dot_products and k % QUAD == 0 and direct else []
-    found += ["long"] if core.architecture == "aarch64" and k % 8 == 0 and direct and layer.group else []
+    found = ["dot"] if core.dot_products and k >= QUAD and direct else []
+    found += ["long"] if core.architecture == "aarch64" and k >= EIGHT and direct and layer.group else []
     return (*found, "wide")
+
+
+def depth(layer: Layer, d: Decisions) -> int:
+    """k with its padding."""
+    of = OF_STEP[d["products"]]
+    return -(-layer.channels // of) * of
 
 
 def steps(k: int, group: int) -> list[tuple[int, int]]:
@@ -77,9 +86,14 @@ class Product:
         integer_outputs.store(layer, f, rows, width, at.c)
 
     def data(self, at: Position, i: int, k, count: int):
-        """``count`` values of k from row i of a tile."""
-        index = nest.Lanes(k, count) if count > 1 else k
-        return self.f["data"][nest.at(self.layer.input_layout, at.b, at.h + i, 0, index)]
+        """``count`` values of k from row i of a tile; those beyond the row are zero."""
+        have = min(count, self.layer.channels - k) if isinstance(k, int) else count
+
+        def piece(first: int, size: int):
+            index = nest.Lanes(k + first, size) if size > 1 else k + first
+            return self.f["data"][nest.at(self.layer.input_layout, at.b, at.h + i, 0, index)]
+
+        return integers.filled(piece, have, count)
 
 
 @dataclass
@@ -91,7 +105,7 @@ class _Way:
 
     def __post_init__(self):
         self.f, self.layer = self.product.f, self.product.layer
-        self.panel = self.at.c * self.layer.channels
+        self.panel = self.at.c * depth(self.layer, self.product.d)
         self.acc = self.f.tile(self.height, self.width * self.each, "int32")
 
     each = 1  # sums of an output
@@ -121,7 +135,7 @@ class _Wide(_Way):
 
 class _Dot(_Way):
     def multiply(self) -> None:
-        k, row = self.layer.channels, self.width * QUAD
+        k, row = depth(self.layer, self.product.d), self.width * QUAD
 
         def add(quad, i, lane):
             for v in range(0, self.width, SUMS):
@@ -143,8 +157,12 @@ class _Dot(_Way):
                         integers.reinterpret(tirx.Broadcast(lane, SUMS), "int8", BYTES),
                     )
 
-        nest.unrolled(k // BYTES, 1, lambda step: vector(step * BYTES, BYTES))
-        at = k // BYTES * BYTES
+        whole = self.layer.channels // BYTES
+        nest.unrolled(whole, 1, lambda step: vector(step * BYTES, BYTES))
+        at = whole * BYTES
+        if k - at == BYTES:
+            vector(at, BYTES)
+            return
         for size in (BYTES // 2, QUAD):
             if k - at >= size:
                 vector(at, size)
@@ -165,7 +183,7 @@ class _Long(_Way):
         if written:
             data, weight = self.product.data(self.at, 0, 0, 1), self.f["weight"][self.panel]
             inorder.multiply(self.acc, self.height, self.width, whole, group, data, weight, row)
-        for n, (first, length) in enumerate(steps(k, group)):
+        for n, (first, length) in enumerate(steps(depth(self.layer, self.product.d), group)):
             if n >= whole or (n == 0 and not written):
                 self._step(first, length, begins=n == 0)
             elif n == 1 and not written:
@@ -218,19 +236,18 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.nda
     weight, tile_n, pieces = arrays["weight"], d["tile_n"], []
     for n0 in range(0, layer.out_channels, tile_n):
         panel = weight[n0 : n0 + tile_n]
-        panel = np.pad(panel, ((0, padded(len(panel)) - len(panel)), (0, 0)))
+        panel = np.pad(panel, ((0, padded(len(panel)) - len(panel)), (0, depth(layer, d) - layer.channels)))
         pieces.append(_PACKS[d["products"]](panel, layer).ravel())
     return np.concatenate(pieces).astype(layer.weight_dtype)
 
 
 def _dot_panel(panel: np.ndarray, layer: Layer) -> np.ndarray:
-    n, k = panel.shape
-    return panel.reshape(n, k // QUAD, QUAD).transpose(1, 0, 2)
+    return panel.reshape(len(panel), -1, QUAD).transpose(1, 0, 2)
 
 
 def _long_panel(panel: np.ndarray, layer: Layer) -> np.ndarray:
     pieces = []
-    for first, length in steps(layer.channels, layer.group):
+    for first, length in steps(panel.shape[1], layer.group):
         size = min(BYTES, length)
         block = panel[:, first : first + length].reshape(len(panel), length // size, size)
         pieces.append(block.transpose(1, 0, 2).ravel())

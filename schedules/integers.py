@@ -40,6 +40,22 @@ def const(value, dtype: str, count: int):
     return values.broadcast(values.const(value, dtype), count)
 
 
+def filled(piece, have: int, count: int):
+    """``count`` values, of which only the first ``have`` may be read; the others are zero.
+
+    ``piece(first, count)`` reads some of them at once.
+    """
+    if have == count:
+        return piece(0, count)
+    found, at = None, 0
+    while at < have:
+        size = 1 << ((have - at).bit_length() - 1)
+        more = piece(at, size)
+        found = more if found is None else tirx.Shuffle([found, more], list(range(at + size)))
+        at += size
+    return tirx.Shuffle([found, const(0, "int8", count - have)], list(range(count)))
+
+
 def fused(left, right, total, count: int):
     """``left * right + total`` in float32, rounded once."""
     return tirx.call_llvm_pure_intrin(_like(total, "float32", count), "llvm.fma", left, right, total)

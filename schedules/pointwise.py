@@ -223,7 +223,7 @@ def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
     """The kernel's arguments for its constants, whose data `pack` returns."""
     weight = ("weight", (math.prod(layer.weight_shape),), layer.weight_dtype)
     if dtypes.of(layer.dtype).integer:
-        size = layer.channels * integer_products.padded(layer.out_channels)
+        size = integer_products.depth(layer, d) * integer_products.padded(layer.out_channels)
         return integer_constants.arguments(layer, d, size)
     return [weight, *channel_vectors.arguments(layer)]
 
