@@ -230,7 +230,8 @@ class Taps:
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
     """The arguments of the kernel whose data `pack` returns."""
     if dtypes.of(layer.dtype).integer:
-        return integer_constants.arguments(layer, d, integer_conv.weights(layer, d))
+        own = integer_constants.arguments(layer, d, integer_conv.weights(layer, d))
+        return [*own, *integer_conv.arguments(layer)]
     more = [("pixels", *layer.constants["pixels"])] if layer.reads_pixels else []
     return [*pointwise.constants(layer, d), *more]
 
@@ -238,7 +239,8 @@ def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Weights (n, c / groups, kh, kw) as ``[groups][panels][kh, kw, c, tile_n]`` in one dimension, then the vectors."""
     if dtypes.of(layer.dtype).integer:
-        return integer_constants.pack(layer, d, integer_conv.pack(layer, d, arrays), arrays)
+        own = integer_constants.pack(layer, d, integer_conv.pack(layer, d, arrays), arrays)
+        return [*own, *integer_conv.pack_more(layer, arrays)]
     pieces, weight = [], arrays["weight"]
     n = layer.out_channels // layer.groups
     for group in weight.reshape(layer.groups, n, *weight.shape[1:]):

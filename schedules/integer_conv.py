@@ -7,7 +7,7 @@ whole quads of bytes. Weights ``[panels][kh, kw][c / 4][n][4]``, channels padded
 ``wide``  channel by channel in int32
 
 The weights of the last two are ``[groups][panels][kh, kw][c][n]``. A tap outside the image reads the zero point of the
-data.
+data. If a tap has many channels, the zero point is multiplied by the sum of its weights, ``outside``, instead.
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ class Tiles:
         def tap_row(kh, inside: bool, by: int) -> None:
             for kw in range(layer.kernel[1]):
                 reads = [i if inside and kw in taps else None for i, taps in enumerate(run.taps)]
+                if leaves_out(layer) and set(reads) == {None}:
+                    self._outside(acc, at, kh * layer.kernel[1] + kw)
+                    continue
                 add(acc, run, at, group, kh, kw, reads, by)
 
         if written_out(layer):
@@ -94,6 +97,12 @@ class Tiles:
             for i in range(run.tile)
         ]
         integer_outputs.store(layer, self.f, rows, width, at.c)
+
+    def _outside(self, acc: nest.Tile, at: Position, tap) -> None:
+        """Add the products of a tap that lies outside the image for all columns of a tile."""
+        zero, first = self.f["ends"][0], tap * padded(self.layer.out_channels) + at.c
+        for i in range(acc.rows):
+            acc.add_product(i, lambda lane: zero, lambda lane: self.f["outside"][first + lane])
 
     def _index(self, at: Position, i: int, kh, kw: int, channel):
         layer = self.layer
@@ -188,6 +197,26 @@ class Tiles:
 
 
 # ---- the constants
+
+
+def leaves_out(layer: Layer) -> bool:
+    """Whether the kernel has no products with the padding; short windows are written out, with few of them."""
+    return not written_out(layer) and any(layer.padding) and layer.groups == 1
+
+
+def arguments(layer: Layer) -> list[nest.Argument]:
+    """The constants besides those of every integer layer."""
+    taps = layer.kernel[0] * layer.kernel[1]
+    return [("outside", (taps * padded(layer.out_channels),), "int32")] if leaves_out(layer) else []
+
+
+def pack_more(layer: Layer, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The constants that `arguments` names."""
+    if not leaves_out(layer):
+        return []
+    sums = arrays["weight"].astype(np.int64).sum(1).transpose(1, 2, 0)
+    rest = padded(layer.out_channels) - layer.out_channels
+    return [np.pad(sums, ((0, 0), (0, 0), (0, rest))).ravel().astype(np.int32)]
 
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

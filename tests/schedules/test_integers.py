@@ -66,6 +66,8 @@ LAYERS = (
     "depthwise 6x7x12 3x3 p1,1,1,1 i8 group3 small",
     "depthwise 5x6x6 3x3 s2 p1,1,1,1 in9 out8 from3of400 into2of90 i8 group3 small relu6",
     "depthwise 5x5x29 5x5 p2,2,2,2 i8 group2 hardswish",
+    "conv 7x9x24 n18 3x3 p4,4,4,4 d4 i8 group2 small relu6",
+    "conv 6x5x32 n9 3x3 s2 p1,2,1,2 i8 weights_i16",
 )
 SOME = ("rpi5",)
 
