@@ -128,7 +128,7 @@ def dispatching(core):
 
 def zipped(instruction):
     """The core with LLVM's cost of a 128-bit zip or unzip on the A72: that of a table look-up in one register."""
-    return dataclasses.replace(instruction, kind="table") if _ZIP.match(instruction.text) else instruction
+    return instruction._replace(kind="table") if _ZIP.match(instruction.text) else instruction
 
 
 def holding(core, micro_ops: float):

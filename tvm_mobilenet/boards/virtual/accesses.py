@@ -13,8 +13,10 @@ hook at that instruction reads the registers again (1 to 45 places in one of thi
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from unicorn import arm64_const as a64
@@ -36,6 +38,7 @@ _ACCESS = np.dtype(
 _TERM = np.dtype([("slot", np.int64), ("factor", np.int64)])
 _MOST_SLOTS = 64  # native.c
 _LONGEST = 512  # most instructions of a block
+_TEXTS = 1 << 16  # texts of instructions whose parts are kept: kernels have the same ones again and again
 _EXTENDS = {"": 0, "sxtw": 1, "uxtw": 2}
 _UC = {
     "sp": a64.UC_ARM64_REG_SP,
@@ -49,20 +52,23 @@ class UnknownAccess(Exception):
     """An access whose address or size does not follow from its text."""
 
 
-@dataclass(frozen=True)
-class Sum:
+class Sum(NamedTuple):
     """A constant plus registers at the block's beginning, each as ``((register, extension), factor)``."""
 
     constant: int = 0
     terms: tuple[tuple[tuple[str, str], int], ...] = ()
 
-    def __add__(self, other: Sum) -> Sum:
+    def plus(self, other: Sum) -> Sum:
+        if not other.terms:
+            return Sum(self.constant + other.constant, self.terms)
         total = dict(self.terms)
         for term, factor in other.terms:
             total[term] = total.get(term, 0) + factor
         return Sum(self.constant + other.constant, tuple((t, f) for t, f in total.items() if f))
 
     def times(self, factor: int) -> Sum:
+        if factor == 1:
+            return self
         return Sum(self.constant * factor, tuple((t, f * factor) for t, f in self.terms))
 
     def half(self, extension: str) -> Sum | None:
@@ -93,7 +99,7 @@ class Registers:
         if name in ("xzr", "wzr"):
             return Sum()
         whole = _whole(name)
-        value = self._values.get(whole, Sum(0, (((whole, ""), 1),)))
+        value = self._values.get(whole, _unchanged(whole))
         return value and value.half("uxtw") if name[0] == "w" else value
 
     def __setitem__(self, name: str, value: Sum | None):
@@ -105,13 +111,12 @@ class Registers:
 
     def execute(self, i: Instruction) -> None:
         """Apply an instruction that is no access to the registers."""
-        mnemonic, _, operands = i.text.partition(" ")
-        parts = operands.split(", ")
         written = [r for r in i.writes if r[0] in "xs"]
         if not written:
             return
+        mnemonic, parts, integer = _parts(i.text)
         value = None
-        if _INTEGER.match(parts[0]):
+        if integer:
             try:
                 value = self._value(mnemonic, parts)
             except ValueError:
@@ -119,13 +124,13 @@ class Registers:
         for register in written:
             self[register] = None
         if value and not value.terms and not self._constants:
-            value = Sum(0, (((_whole(parts[0]), ""), 1),))
+            value = _unchanged(_whole(parts[0]))
         self[parts[0] if value else written[0]] = value
 
-    def _value(self, mnemonic: str, parts: list[str]) -> Sum | None:
+    def _value(self, mnemonic: str, parts: tuple[str, ...]) -> Sum | None:
         if mnemonic in ("add", "sub", "adds", "subs"):
             a, b = self[parts[1]], self.operand(parts[2:])
-            return a and b and a + b.times(-1 if mnemonic[0] == "s" else 1)
+            return a and b and a.plus(b.times(-1 if mnemonic[0] == "s" else 1))
         if mnemonic == "mov":
             return self.operand(parts[1:])
         if mnemonic in ("adr", "adrp"):
@@ -139,38 +144,62 @@ class Registers:
             a = self[parts[1]]
             return a and a.times(1 << _number(parts[2]))
         if mnemonic == "sxtw":
-            return self.operand([parts[1], "sxtw"])
+            return self.operand((parts[1], "sxtw"))
         if mnemonic in ("sbfiz", "ubfiz") and parts[3] == "#0x20":
-            return self.operand([parts[1], ("sxtw" if mnemonic[0] == "s" else "uxtw") + " " + parts[2]])
+            return self.operand((parts[1], ("sxtw" if mnemonic[0] == "s" else "uxtw") + " " + parts[2]))
         return None
 
-    def operand(self, parts: list[str]) -> Sum | None:
+    def operand(self, parts: tuple[str, ...]) -> Sum | None:
         """``#imm``, ``#imm, lsl #12``, a register, ``x1, lsl #2``, ``w1, sxtw #2``."""
-        how, _, by = parts[1].partition(" ") if len(parts) > 1 else ("", "", "")
-        factor = 1 << _number(by) if by else 1
-        if how in ("sxtw", "uxtw"):
-            whole = self["x" + parts[0][1:]] if parts[0][1:] != "zr" else Sum()
-            value = whole and whole.half(how)
-        elif how not in ("", "lsl", "uxtx", "sxtx"):
-            return None
-        elif parts[0].startswith("#"):
-            value = Sum(_number(parts[0]))
-        elif _INTEGER.match(parts[0]):
-            value = self[parts[0]]
-        else:
-            return None
+        constant, register, extension, factor = _operand(parts)
+        if not register:
+            return constant
+        value = self[register]
+        if extension:
+            value = value and value.half(extension)
         return value and value.times(factor)
 
 
 _INTEGER = re.compile(r"([wx](\d+|zr)|w?sp|fp|lr)$")
 
 
+@functools.cache
 def _whole(name: str) -> str:
     return {"fp": "x29", "lr": "x30", "wsp": "sp"}.get(name, "x" + name[1:] if name[0] == "w" else name)
 
 
+@functools.cache
+def _unchanged(whole: str) -> Sum:
+    """A register as it is at the block's beginning."""
+    return Sum(0, (((whole, ""), 1),))
+
+
 def _number(text: str) -> int:
     return int(text.removeprefix("#"), 0)
+
+
+@functools.lru_cache(_TEXTS)
+def _parts(text: str) -> tuple[str, tuple[str, ...], bool]:
+    """Mnemonic and operands of an instruction, and whether the first operand is an integer register."""
+    mnemonic, _, operands = text.partition(" ")
+    parts = tuple(operands.split(", "))
+    return mnemonic, parts, bool(_INTEGER.match(parts[0]))
+
+
+@functools.lru_cache(_TEXTS)
+def _operand(parts: tuple[str, ...]) -> tuple[Sum | None, str, str, int]:
+    """A constant; or a register, how its low half is extended if it is, and a factor. None and "" if it is neither."""
+    how, _, by = parts[1].partition(" ") if len(parts) > 1 else ("", "", "")
+    factor = 1 << _number(by) if by else 1
+    if how in ("sxtw", "uxtw"):
+        name = parts[0][1:]
+        return (Sum(), "", "", 1) if name == "zr" else (None, "x" + name, how, factor)
+    if how in ("", "lsl", "uxtx", "sxtx"):
+        if parts[0].startswith("#"):
+            return Sum(_number(parts[0]) * factor), "", "", 1
+        if _INTEGER.match(parts[0]):
+            return None, parts[0], "", factor
+    return None, "", "", 1
 
 
 _LIST = re.compile(r"(ld|st)([1-4])(r?) \{ ?(.*?) ?\}(\[\d+\])?, ")
@@ -192,27 +221,38 @@ def access(i: Instruction, registers: Registers) -> tuple[Sum | None, int, bool]
     if not i.kind.startswith(("load", "store")):
         return None
     written = i.kind.startswith("store")
-    nbytes, rest = _size(i.text)
-    literal = i.kind.startswith("load") and "[" not in rest and "#0x" in rest
-    if literal:
-        address = Sum(_number(rest))
+    nbytes, literal, base, index, step_text = _moved(i.text)
+    if literal is not None and not written:
+        address: Sum | None = Sum(literal)
+    elif not base:
+        raise UnknownAccess(i.text)
     else:
-        found = _ADDRESS.match(rest)
-        if not found:
-            raise UnknownAccess(i.text)
-        base, *index = found[1].split(", ")
         start = registers[base]
         offset = registers.operand(index) if index else Sum()
-        if found[2] and found[2] != "!":  # after the access
-            address, step = start, registers.operand([found[2][2:]])
+        if step_text and step_text != "!":  # after the access
+            address, step = start, registers.operand((step_text,))
         else:
-            address = step = start and offset and start + offset
-        if found[2]:
-            registers[base] = step if found[2] == "!" else start and step and start + step
+            address = step = start and offset and start.plus(offset)
+        if step_text:
+            registers[base] = step if step_text == "!" else start and step and start.plus(step)
     for register in i.writes if i.kind.startswith("load") else ():
         if register[0] == "x":
             registers[register] = None
     return address, nbytes, written
+
+
+@functools.lru_cache(_TEXTS)
+def _moved(text: str) -> tuple[int, int | None, str, tuple[str, ...], str]:
+    """Of a load or store: bytes, the address if the text has it, else base, index and step of the base: ``!`` if it is
+    the index, a number or register after the access. An empty base: the address is of an unknown form.
+    """
+    nbytes, rest = _size(text)
+    literal = _number(rest) if rest.startswith("#0x") else None
+    found = _ADDRESS.match(rest)
+    if not found:
+        return nbytes, literal, "", (), ""
+    base, *index = found[1].split(", ")
+    return nbytes, literal, base, tuple(index), (found[2] or "").removeprefix(", ")
 
 
 def _size(text: str) -> tuple[int, str]:
@@ -266,13 +306,13 @@ class Follower:
             self.base, self._programs.ctypes.data, self._again.ctypes.data, None, read, self._translate, 0
         )
 
-    def _instructions(self, start: int, end: int) -> list[Instruction]:
-        known, at = self._image.listing, start - self._image.base
-        missing = [a for a in range(start, end, 4) if a not in known]
-        if missing:
-            found = disassemble("aarch64", bytes(self._image.memory[at : at + end - start]), start)
-            known.update((i.address, i) for i in found)
-        return [known[a] for a in range(start, end, 4)]
+    def _instructions(self, start: int, end: int) -> Iterator[Instruction]:
+        known, base = self._image.listing, self._image.base
+        for address in range(start, end, 4):
+            if address not in known:
+                found = disassemble("aarch64", bytes(self._image.memory[address - base : end - base]), address)
+                known.update((i.address, i) for i in found)
+            yield known[address]
 
     def _unknown(self) -> list[int]:
         """Accesses that need a register unknown at the beginning of some block, since a block may begin anywhere."""
