@@ -68,7 +68,7 @@ def test_no_kernel_names_another_dtype_than_its_layers(kind, vector_bytes):
 
 def test_a_kernels_arguments_have_dtypes_of_their_own():
     layer = Layer.parse("pointwise m49 n72 k40 i8 add")
-    packed = schedules.of(layer).constants(layer, {})
+    packed = schedules.of(layer).constants(layer, {"products": "wide"})
     assert [(name, dtype) for name, _, dtype in nest.arguments(layer, packed)] == [
         ("data", "int8"),
         ("weight", "int8"),
