@@ -178,7 +178,7 @@ def test_functions_that_call_themselves_are_refused(tmp_path):
         functions=[again],
         opset_import=[helper.make_opsetid("own", 1)],
     )
-    refused(path, "operators of its own")
+    refused(path, "calls itself")
 
 
 def test_sparse_initialisers_are_refused(tmp_path):

@@ -1,5 +1,7 @@
 """ONNX's operators: each builds, and computes what ONNX Runtime does; what has no layer is refused by name."""
 
+import itertools
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -254,6 +256,85 @@ def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
         outputs=("exchanged", "computed", "largest", "smallest", "squares", "shrunk", "hot", "absolute"),
     )
     computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
+
+
+def sub(name, *nodes, outputs=("a",)):
+    return h.make_graph(list(nodes), name, [], [h.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs])
+
+
+def test_an_if_of_a_shape_is_the_branch_that_runs(tmp_path):
+    """PyTorch writes one for a squeeze. Both branches name their values alike, and read what stands around them."""
+    same = h.make_node("Identity", ["near"], ["a"])
+    inner = h.make_node(
+        "If",
+        ["square"],
+        ["a"],
+        then_branch=sub("yes", h.make_node("Mul", ["near", "near"], ["b"]), outputs=("b",)),
+        else_branch=sub("no", h.make_node("Identity", ["near"], ["b"]), outputs=("b",)),
+    )
+    nodes = [
+        h.make_node("Abs", ["x"], ["n"]),
+        h.make_node("Identity", ["n"], ["near"]),
+        h.make_node("Shape", ["x"], ["shape"]),
+        h.make_node("Gather", ["shape", "three"], ["width"]),
+        h.make_node("Equal", ["width", "eight"], ["square"]),
+        h.make_node("Less", ["width", "eight"], ["small"]),
+        *(
+            h.make_node("If", ["small"], [y], then_branch=sub("yes", same), else_branch=sub("no", inner))
+            for y in ("y", "z")
+        ),
+    ]
+    constants = [("three", np.array(3)), ("eight", np.array(8))]
+    path = model_of(tmp_path / "net.onnx", *nodes, constants=constants, outputs=("y", "z"))
+    computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
+
+
+def test_functions_of_a_file_are_inlined_and_nodes_out_of_order_are_moved(tmp_path):
+    path = model_of(
+        tmp_path / "net.onnx", h.make_node("Neg", ["s"], ["y"]), h.make_node("HS", ["x"], ["s"], domain="own")
+    )
+    model = onnx.load(path)
+    body = [h.make_node("HardSigmoid", ["a"], ["g"], alpha=1 / 6), h.make_node("Mul", ["a", "g"], ["b"])]
+    opset = h.make_opsetid("", 13)
+    model.functions.append(h.make_function("own", "HS", ["a"], ["b"], body, [opset]))
+    model.opset_import.append(h.make_opsetid("own", 1))
+    onnx.save(model, path)
+    computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
+
+    calls = [h.make_node("F9", ["x"], ["y"], domain="own")]
+    del model.graph.node[:], model.functions[:]
+    model.graph.node.extend(calls)
+    for i in range(10):  # each calls the one before ten times
+        names = ["a", *(f"t{j}" for j in range(9)), "b"]
+        kind = {"op_type": f"F{i - 1}", "domain": "own"} if i else {"op_type": "Abs"}
+        steps = [h.make_node(inputs=[a], outputs=[b], **kind) for a, b in itertools.pairwise(names)]
+        model.functions.append(h.make_function("own", f"F{i}", ["a"], ["b"], steps, [opset, h.make_opsetid("own", 1)]))
+    onnx.save(model, path)
+    with pytest.raises(TvmMobilenetError, match="with its functions the graph has more than"):
+        from_onnx(path)
+
+
+@pytest.mark.parametrize(
+    "nodes, words",
+    [
+        ([h.make_node("NonZero", ["x"], ["y"], "where")], "NonZero at where is not supported: the shape of its output"),
+        (
+            [h.make_node("Abs", ["x"], ["y"]), h.make_node("Neg", ["x"], ["y"], "again")],
+            "y .made by Neg again. is made",
+        ),
+        (
+            [
+                h.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+                h.make_node("Less", ["m", "m"], ["c"]),
+                h.make_node("If", ["c"], ["y"], "fork", then_branch=sub("t", outputs=("x",)), else_branch=sub("e")),
+            ],
+            "If at fork is not supported: what it runs depends on data",
+        ),
+    ],
+)
+def test_what_depends_on_data_and_what_is_made_twice_is_named(nodes, words, tmp_path):
+    with pytest.raises(TvmMobilenetError, match=words):
+        from_onnx(model_of(tmp_path / "net.onnx", *nodes))
 
 
 @pytest.mark.parametrize("opset", [7, 9, 10])

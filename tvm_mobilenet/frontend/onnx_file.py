@@ -21,7 +21,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.reading import refusal
-from tvm_mobilenet.frontend import onnx_limits, onnx_opsets, onnx_quantized
+from tvm_mobilenet.frontend import onnx_graphs, onnx_limits, onnx_opsets, onnx_quantized
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, leave_out_unread, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
@@ -60,6 +60,7 @@ def from_onnx(
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             model = fold(model, path)
+            _refuse_control_flow(model.graph)
             leave_out_unread(model.graph)
             explicit_pads(model)
             onnx_quantized.leave_out_casts(model.graph)
@@ -116,9 +117,31 @@ class _Importer(ONNXGraphImporter):
             result = self.bb.normalize(result)
             if isinstance(result, relax.Call):
                 result = self.bb.emit(result)
+            _check_shape(result, op_name, node)
             if isinstance(result, relax.Var):
                 self.noted[result.name] = printable(node.name or node.output[0])
         return result
+
+
+def _check_shape(result: relax.Expr, operator: str, node: onnx.NodeProto) -> None:
+    """Refuse a result whose shape depends on data."""
+    shape = result.ty.shape if isinstance(getattr(result, "ty", None), relax.TensorType) else relax.ShapeExpr([])
+    if not isinstance(shape, relax.ShapeExpr) or not all(hasattr(d, "value") for d in shape):
+        raise TvmMobilenetError(
+            f"{operator} at {printable(node.name or node.output[0])} is not supported: the shape of its output depends "
+            "on data",
+            "cut the model before it, or write it with shapes that are fixed",
+        )
+
+
+def _refuse_control_flow(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        if node.op_type in ("If", "Loop", "Scan", "SequenceMap"):
+            raise TvmMobilenetError(
+                f"{node.op_type} at {printable(node.name or node.output[0])} is not supported: what it runs depends on "
+                "data",
+                "export the model without control flow: torch.onnx.export traces it for one input",
+            )
 
 
 def _several(result: relax.Expr) -> int:
@@ -132,7 +155,7 @@ def _load(path: Path) -> onnx.ModelProto:
     if why := refusal(path):
         raise TvmMobilenetError(f"{path}: {why}", "give the path of an .onnx file")
     try:
-        model = onnx_limits.parsed(path)
+        model = onnx_graphs.with_functions_inlined(onnx_limits.parsed(path), path)
         onnx_limits.check_graph(model, path)
         onnx.load_external_data_for_model(model, str(path.parent))
     except TvmMobilenetError:
@@ -166,7 +189,12 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
     initialisers = {i.name for i in graph.initializer}
     known = initialisers | {i.name for i in graph.input} | {s.values.name for s in graph.sparse_initializer} | {""}
     missing = []
+    onnx_graphs.in_order(graph)
     for node in graph.node:
+        if twice := [name for name in node.output if name and name in known]:
+            raise TvmMobilenetError(
+                f"{path}: {twice[0]} (made by {node.op_type} {node.name}) is made twice", "export the model again"
+            )
         missing += [f"{i} (read by {node.op_type} {node.name})" for i in node.input if i not in known]
         known.update(node.output)
     missing += [f"{o.name} (output)" for o in graph.output if o.name not in known]

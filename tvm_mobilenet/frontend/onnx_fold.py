@@ -14,12 +14,14 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from tvm_mobilenet.files import limits
-from tvm_mobilenet.frontend import onnx_limits
+from tvm_mobilenet.frontend import onnx_graphs, onnx_limits
 from tvm_mobilenet.kinds.windows import same_padding
 
 
 def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """The model without nodes whose results are known, and without Identity and Dropout. ``path`` is for messages.
+    """The model without Identity, Dropout, nodes whose results are known, and each If whose condition is known.
+
+    ``path`` is for messages.
 
     Raises
     ------
@@ -34,14 +36,20 @@ def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         constants = {i.name: i for i in graph.initializer}
         renamed: dict[str, str] = {}
         outputs = {o.name for o in graph.output}
-        read = {i for node in graph.node for i in node.input} | outputs
-        kept = []
+        read = {i for node in graph.node for i in onnx_graphs.read_by(node)} | outputs
+        kept, changed = [], False
         for node in graph.node:
-            for i, name in enumerate(node.input):
-                node.input[i] = renamed.get(name, name)
+            onnx_graphs.rename(node, renamed)
             values = None
             if _leaves_data(node, constants, read) and node.output[0] not in outputs:
                 renamed[node.output[0]] = node.input[0]
+                changed = True
+                continue
+            if node.op_type == "If" and node.input[0] in constants:
+                nodes, own = onnx_graphs.branch(node, bool(numpy_helper.to_array(constants[node.input[0]]).any()))
+                kept += nodes
+                constants |= {tensor.name: tensor for tensor in own}
+                changed = True
                 continue
             if node.op_type == "Shape" and node.input[0] in shapes:
                 dims = np.array(shapes[node.input[0]][0], np.int64)
@@ -52,15 +60,16 @@ def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             if values is None:
                 kept.append(node)
                 continue
+            changed = True
             made += sum(v.nbytes for v in values)
             limits.check_constant(made // 4, stored, f"{path}: all that follows from constants")
             for name, value in zip(node.output, values, strict=False):
                 constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
-        if len(kept) == len(graph.node):
+        if not changed:
             return model
         del graph.node[:], graph.initializer[:]
         graph.node.extend(kept)
-        read = {i for n in kept for i in n.input} | outputs
+        read = {i for n in kept for i in onnx_graphs.read_by(n)} | outputs
         graph.initializer.extend(c for name, c in constants.items() if name in read)
 
 

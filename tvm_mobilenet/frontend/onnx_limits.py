@@ -67,10 +67,8 @@ def check_graph(model: onnx.ModelProto, path: Path) -> None:
     TvmMobilenetError
         The message names the oversized part, or the declared place of the weights.
     """
-    if model.functions or model.training_info:
-        raise TvmMobilenetError(
-            f"{path} defines operators of its own", "inline them: onnx.inliner.inline_local_functions(model)"
-        )
+    if model.training_info:
+        raise TvmMobilenetError(f"{path} has a graph for training", "export the model in inference mode (model.eval())")
     count = 0
     for graph in _graphs(model.graph):
         count += len(graph.node)

@@ -1,0 +1,124 @@
+"""Graphs inside an ONNX graph: functions of the file's own, and the branches of an If, become nodes of the graph.
+
+PyTorch's exporters write an If where a shape decides, so its condition is known once sizes are fixed. Branches see the
+values of the graph around them. The names of their own values get the If's name in front, since two branches may have
+the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+
+from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files import limits
+
+
+def with_functions_inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model with the nodes of its functions in place of their calls. ``path`` is for messages.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The functions call each other in a circle, or make more nodes than any network has.
+    """
+    if not model.functions:
+        return model
+    bodies = {(f.domain, f.name): f.node for f in model.functions}
+    known: dict[tuple[str, str], int] = {}
+
+    def size(call: onnx.NodeProto, within: tuple) -> int:
+        key = (call.domain, call.op_type)
+        if key in within:
+            raise TvmMobilenetError(f"{path}: its function {call.op_type} calls itself", "export the model again")
+        if key not in bodies:
+            return 1
+        if key not in known:
+            known[key] = sum(size(node, (*within, key)) for node in bodies[key])
+        return known[key]
+
+    if sum(size(node, ()) for node in model.graph.node) > limits.MOST_NODES:
+        raise TvmMobilenetError(
+            f"{path}: with its functions the graph has more than {limits.MOST_NODES:,} nodes",
+            "export a network of fewer operators",
+        )
+    return onnx.inliner.inline_local_functions(model)
+
+
+def in_order(graph: onnx.GraphProto) -> None:
+    """Move each node behind those whose values it reads, in place. Converters to float16 add nodes at the end."""
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    needs = [{makers[n] for n in read_by(node) if n in makers} for node in graph.node]
+    if all(max(need, default=-1) < i for i, need in enumerate(needs)):
+        return
+    left, order = dict(enumerate(needs)), []
+    done: set[int] = set()
+    while left:
+        ready = [i for i, need in left.items() if need <= done]
+        if not ready:
+            return  # a circle: its first node is reported as one that reads an unknown value
+        order += ready
+        done.update(ready)
+        for i in ready:
+            del left[i]
+    nodes = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """The values that a node reads, also by the graphs inside it."""
+    found, left = set(node.input), _inside(node)
+    while left:
+        graph = left.pop()
+        for inner in graph.node:
+            found.update(inner.input)
+            left += _inside(inner)
+        found.update(value.name for value in graph.output)
+    return found - {""}
+
+
+def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Rename the values that a node and the graphs inside it read, in place."""
+    for i, name in enumerate(node.input):
+        node.input[i] = names.get(name, name)
+    for graph in _inside(node):
+        own = {v: names[v] for v in names if v not in _made_in(graph)}
+        for inner in graph.node:
+            rename(inner, own)
+        for value in graph.output:
+            value.name = own.get(value.name, value.name)
+
+
+def branch(node: onnx.NodeProto, condition: bool) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The nodes and constants of an If in place of it."""
+    graph = next(a.g for a in node.attribute if a.name == ("then_branch" if condition else "else_branch"))
+    made = _made_in(graph)
+    names = {name: f"{node.output[0]}/{name}" for name in made}
+    outputs = [value.name for value in graph.output]
+    constants = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer]
+    for tensor in constants:
+        tensor.name = names[tensor.name]
+    nodes = [onnx.NodeProto.FromString(inner.SerializeToString()) for inner in graph.node]
+    for inner in nodes:
+        rename(inner, names)
+        inner.output[:] = [names.get(name, name) for name in inner.output]
+    given = [names.get(name, name) for name in outputs]
+    nodes += [
+        onnx.helper.make_node("Identity", [value], [output], node.name)
+        for value, output in zip(given, node.output, strict=True)
+    ]
+    return nodes, constants
+
+
+def _made_in(graph: onnx.GraphProto) -> set[str]:
+    names = {name for node in graph.node for name in node.output if name}
+    return names | {tensor.name for tensor in graph.initializer}
+
+
+def _inside(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    found = [a.g for a in node.attribute if a.HasField("g")]
+    return found + [graph for a in node.attribute for graph in a.graphs]
