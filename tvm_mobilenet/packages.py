@@ -216,13 +216,20 @@ def started_as_a_verb() -> None:
         raise SystemExit(error.exit_code) from None
     verb = next((word for word in sys.orig_argv if word.startswith("tvm_mobilenet.")), "")
     os.environ.update(without_torch_folder())
-    gc.set_threshold(*COLLECTED)
-    atexit.register(gc.freeze)  # all memory goes with the process: Python need not look for cycles in it at the end
+    collect_rarely()
     absent = [name for name in STARTING if importlib.util.find_spec(name) is None]
     if absent and verb not in ("", "tvm_mobilenet.doctor"):
         error = missing(verb.removeprefix("tvm_mobilenet."), absent)
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code)
+
+
+def collect_rarely() -> None:
+    """Look for cycles in memory rarely, and not at the end, when all memory goes with the process: for a process of
+    this project's own that imports TVM or torch.
+    """
+    gc.set_threshold(*COLLECTED)
+    atexit.register(gc.freeze)
 
 
 def without_torch_folder() -> dict[str, str]:

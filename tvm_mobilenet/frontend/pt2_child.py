@@ -17,6 +17,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.confinement import confine, die_with_parent, own_packages
 
@@ -35,6 +36,7 @@ def main(control: int) -> None:
         Descriptor of a socket. A request is JSON, with descriptors of the file, of the answer's pipe, and of a file
         with inputs.
     """
+    packages.collect_rarely()
     import torch
 
     torch.set_num_threads(1)

@@ -29,6 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import connection
 
+from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.temporary import TemporaryFolder, remove_after_group
 from tvm_mobilenet.tuning.pace import Pace
@@ -279,6 +280,7 @@ def keep_busy(
 def _serve(fd: int) -> None:
     """The main loop of a worker: prepare, then one job after another until the parent is gone."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    packages.collect_rarely()
     parent = connection.Connection(fd)
     try:
         try:
