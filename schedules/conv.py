@@ -34,7 +34,7 @@ from itertools import groupby
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import channel_vectors, integer_constants, integer_conv, nest, pointwise, values
+from tvm_mobilenet.schedules import channel_vectors, depthwise, integer_constants, integer_conv, nest, pointwise, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import conv as defaults
 from tvm_mobilenet.schedules.position import Position
@@ -48,11 +48,14 @@ from tvm_mobilenet.kinds.windows import chunks
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16", "int8")
+MOST_FILTERS = 8  # for every core: filters a channel that a vector's lanes are shared by
 READS = ("uint8",)
 
 
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
+    if _multiplies(d):
+        return depthwise.multiplied(layer, d)
     n = layer.out_channels // layer.groups
     tile_n, n_block, rows = d["tile_n"], d["n_block"], layer.out_height
     panels, tail_n = divmod(n, tile_n)
@@ -229,6 +232,8 @@ class Taps:
 
 def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
     """The arguments of the kernel whose data `pack` returns."""
+    if _multiplies(d):
+        return depthwise.constants(depthwise.of_outputs(layer), d)
     if dtypes.of(layer.dtype).integer:
         own = integer_constants.arguments(layer, d, integer_conv.weights(layer, d))
         return [*own, *integer_conv.arguments(layer)]
@@ -238,6 +243,8 @@ def constants(layer: Layer, d: Decisions) -> list[nest.Argument]:
 
 def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Weights (n, c / groups, kh, kw) as ``[groups][panels][kh, kw, c, tile_n]`` in one dimension, then the vectors."""
+    if _multiplies(d):
+        return depthwise.pack(depthwise.of_outputs(layer), d, arrays)
     if dtypes.of(layer.dtype).integer:
         own = integer_constants.pack(layer, d, integer_conv.pack(layer, d, arrays), arrays)
         return [*own, *integer_conv.pack_more(layer, arrays)]
@@ -253,6 +260,27 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> list[n
 # ---- the choices
 
 
+def _multiplies(d: Decisions) -> bool:
+    """Whether these are decisions of `depthwise`, for a convolution with several filters a channel."""
+    return "tile_h" in d
+
+
+def _of_channels(layer: Layer, core) -> Space | None:
+    """The search space of a convolution with several filters a channel, if depthwise kernels compute it: they repeat
+    each value of the data in a vector. It is no gain for cores whose depthwise loops are dual-issue ones.
+    """
+    times = layer.out_channels // layer.channels
+    many = layer.groups == layer.channels > 1 < times <= MOST_FILTERS and times & (times - 1) == 0
+    plain = layer.input_layout == layer.output_layout == "NHWC" and not converts(layer)
+    if not (many and plain) or core.in_order:
+        return None
+    found = depthwise.decisions(depthwise.of_outputs(layer), core)
+    blocks = found.choices["c_block"]
+    whole = tuple(block for block in blocks.candidates if block % times == 0)
+    block = blocks.default if blocks.default in whole else max(whole)
+    return Space({**found.choices, "c_block": Choice(whole, block)}, found.refuse)
+
+
 def products_of(layer: Layer, core) -> tuple[str, ...]:
     """The ways in which this core may sum products of integers: only the best one."""
     return integer_conv.ways(layer, core)[:1] if dtypes.of(layer.dtype).integer else ()
@@ -260,6 +288,8 @@ def products_of(layer: Layer, core) -> tuple[str, ...]:
 
 def decisions(layer: Layer, core) -> Space:
     """The search space. Its default is the decisions of a build without a tune log."""
+    if (found := _of_channels(layer, core)) is not None:
+        return found
     tiles_w, tiles_n, _ = defaults.tiles_of(layer, layer.out_width, core)
     default = defaults.choose(layer, core)
     return Space(

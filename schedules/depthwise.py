@@ -32,7 +32,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tvm_mobilenet.schedules import channel_vectors, integer_constants, integer_depthwise, nest
+from tvm import tirx
+from tvm_mobilenet.schedules import channel_vectors, integer_constants, integer_depthwise, nest, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import depthwise as defaults
 from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
@@ -52,14 +53,33 @@ DTYPES = ("float32", "float16", "int8")
 
 def kernel(layer: Layer, d: Decisions):
     """The PrimFunc of these decisions."""
+    return _kernel(layer, d, nest.arguments(layer, constants(layer, d)), 1)
+
+
+def multiplied(layer: Layer, d: Decisions):
+    """The PrimFunc of a convolution with several filters a channel: the depthwise layer of its output channels, whose
+    data has each of its channels several times.
+    """
+    filters = of_outputs(layer)
+    signature = nest.arguments(layer, constants(filters, d))
+    return _kernel(filters, d, signature, layer.out_channels // layer.channels)
+
+
+def of_outputs(layer: Layer) -> Layer:
+    """The depthwise layer with a channel for each of a convolution's output channels."""
+    n = layer.out_channels
+    dense = layer.reading(0, ())
+    return dense.replace(kind="depthwise", channels=n, groups=n)
+
+
+def _kernel(layer: Layer, d: Decisions, signature: list, filters_each: int):
     c_block, lanes = d["c_block"], d["lanes"]
     c_blocks = layer.channels // c_block
     rows, columns = runs(layer, 0, d["tile_h"]), runs(layer, 1, d["tile_w"])
     row_tiles = sum(r.count for r in rows)
-    signature = nest.arguments(layer, constants(layer, d))
     make = integer_depthwise.Filters if dtypes.of(layer.dtype).integer else _Filters
     with nest.Kernel(signature, d) as f, nest.parallel(layer.batch * row_tiles * c_blocks) as task:
-        filters = make(layer, d, f)
+        filters = make(layer, d, f if filters_each == 1 else _Repeated(f, filters_each))
         b, first, tile_row = task // (row_tiles * c_blocks), task // row_tiles % c_blocks * c_block, task % row_tiles
 
         def channels(body):
@@ -91,6 +111,37 @@ def kernel(layer: Layer, d: Decisions):
 
         nest.switch(tile_row, [r.count for r in rows], lambda n, i: strip(rows[n], rows[n].start + i * rows[n].tile))
     return f.prim_func
+
+
+@dataclass(frozen=True)
+class _Repeated:
+    """A kernel whose data has each channel ``times`` times, one beside the other."""
+
+    kernel: nest.Kernel
+    times: int
+
+    def __getitem__(self, name: str):
+        return _Channels(self.kernel["data"], self.times) if name == "data" else self.kernel[name]
+
+    def __getattr__(self, name: str):
+        return getattr(self.kernel, name)
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """The data of `_Repeated`. Vectors begin at multiples of their own lengths, or of ``times``."""
+
+    data: nest.Tensor
+    times: int
+
+    def __getitem__(self, index: tuple):
+        *place, c = index
+        count = c.count if isinstance(c, nest.Lanes) else 1
+        first = tirx.floordiv(c.first if isinstance(c, nest.Lanes) else c, self.times)
+        if self.times % count == 0:
+            return values.broadcast(self.data[(*place, first)], count)
+        few = self.data[(*place, nest.Lanes(first, count // self.times))]
+        return tirx.Shuffle([few] * self.times, [lane // self.times for lane in range(count)])
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ NAMES = (
     "dense m1 n101 k67 f16 silu",
     "dense m3 n101 k300 f16 writes_f32 sums_f32",
     "conv 5x5x4 n12 2x2 f16 reads_f32 sums_f32 prelu add_after",
+    "conv 7x6x10 n20 3x3 p1,1,1,1 g10 f16 relu",
+    "conv 6x6x3 n24 5x5 s2 p2,2,2,2 g3 f16 add",
     "depthwise 7x7x40 3x3 p1,1,1,1 f16 prelu",
     "pointwise m13 n44 k30 f16 add leaky0.1",
     "pointwise m9 n24 k20 f16 leaky-0.2 add_after",

@@ -68,6 +68,8 @@ LAYERS = (
     "depthwise 5x5x29 5x5 p2,2,2,2 i8 group2 hardswish",
     "conv 7x9x24 n18 3x3 p4,4,4,4 d4 i8 group2 small relu6",
     "conv 6x5x32 n9 3x3 s2 p1,2,1,2 i8 weights_i16",
+    "conv 7x6x12 n24 3x3 p1,1,1,1 g12 i8 group3 small",
+    "conv 6x5x10 n40 3x3 s2 p1,1,1,1 g10 b2 in12 out44 i8 group2 relu6",
 )
 SOME = ("rpi5",)
 

@@ -256,6 +256,7 @@ CORNERS = [
     "conv 9x9x3 n5 3x3 s2 p1,0,1,2 d2 b2 nchw to_nchw f32 add relu",
     "conv 7x7x20 n12 3x3 p1,1,1,1 f32 relu",
     "conv 6x5x6 n9 3x3 p1,1,1,1 g3 f32 silu add_after",
+    "conv 6x5x10 n40 3x3 p1,1,1,1 g10 f32 prelu add_after",
     "conv 4x4x24 n8 1x1 to_nchw f32",
     "conv 7x7x4 n8 7x7 s2 p3,3,3,3 f32",
     "depthwise 9x11x13 3x3 p1,1,1,1 f32 relu6",

@@ -65,7 +65,7 @@ def group_of(layer: Layer) -> int:
     """The number of products that an int16 sums, for a layer whose weights are made for it; 0 if none."""
     if layer.declared.pixels:
         return GROUPS["products"]
-    if layer.declared.groups == "channels":
+    if layer.declared.groups == "channels" or layer.groups == layer.channels > 1:
         return GROUPS["taps"]
     return GROUPS["conv"] if layer.groups == 1 else 0
 
