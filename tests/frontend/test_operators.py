@@ -13,9 +13,12 @@ from benchmarks import operators
 from benchmarks.operator_cases import CASES, write
 from tests.support.layer_runner import run_in_torch
 from tvm_mobilenet import build, passes, targets, verify
+from tvm_mobilenet.compiler import pipeline, port_tables
+from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import from_onnx
 from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.runtime.instance import Instance
 
 AT_ONCE = 25
 BY_NAME = {case.name: case for case in CASES}
@@ -335,6 +338,59 @@ def test_functions_of_a_file_are_inlined_and_nodes_out_of_order_are_moved(tmp_pa
 def test_what_depends_on_data_and_what_is_made_twice_is_named(nodes, words, tmp_path):
     with pytest.raises(TvmMobilenetError, match=words):
         from_onnx(model_of(tmp_path / "net.onnx", *nodes))
+
+
+def test_inputs_of_any_rank_and_dtype_are_built_and_verified(tmp_path):
+    """A mask, indices, a signal, one number: as in files that are more than a classifier. A bad index reads inside."""
+    shapes = {"b": ("BOOL", (1, 1, 4)), "i": ("INT64", (2, 2)), "n": ("INT32", (5,)), "s": ("FLOAT", (1, 3, 4))}
+    shapes["d"] = ("DOUBLE", (1, 2))
+    nodes = [
+        h.make_node("Where", ["b", "s", "half"], ["masked"]),
+        h.make_node("Gather", ["table", "i"], ["rows"]),
+        h.make_node("Cast", ["n"], ["numbers"], to=TensorProto.FLOAT),
+        h.make_node("Conv", ["s", "w"], ["signal"]),
+        h.make_node("Mul", ["d", "d"], ["squares"]),
+    ]
+    draw = np.random.default_rng(0)
+    table, weight = (draw.standard_normal(shape).astype(np.float32) for shape in ((8, 3), (2, 3, 3)))
+    path = model_of(
+        tmp_path / "net.onnx",
+        *nodes,
+        constants=[("half", np.float32(0.5)), ("table", table), ("w", weight)],
+        outputs=("masked", "rows", "numbers", "signal", "squares"),
+    )
+    model = onnx.load(path)
+    del model.graph.input[:]
+    model.graph.input.extend(
+        h.make_tensor_value_info(name, getattr(TensorProto, dtype), shape) for name, (dtype, shape) in shapes.items()
+    )
+    model.graph.output[-1].type.tensor_type.elem_type = TensorProto.DOUBLE
+    onnx.save(model, path)
+    build.build(ModelOptions(model=str(path)), targets.load("host"), output=tmp_path / "out")
+    assert verify.verify(tmp_path / "out", board="local").ok
+    with Instance(tmp_path / "out" / "libmobilenet.so", tmp_path / "out" / "parameters.bin") as net:
+        net.inputs[1][...] = [[-1, 7], [8, 1 << 40]]
+        net.run()
+        assert (net.outputs[1] == table[-1]).all()
+
+
+def test_an_input_of_bytes_is_the_bytes_of_an_image(tmp_path):
+    """As TensorFlow's detectors take it. Mean and std would else turn it into numbers that no byte holds."""
+    nodes = [
+        h.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        h.make_node("Transpose", ["f"], ["t"], perm=[0, 3, 1, 2]),
+        h.make_node("Conv", ["t", "w"], ["y"]),
+    ]
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    path = model_of(tmp_path / "net.onnx", *nodes, constants=[("w", weight)], shape=(1, 16, 16, 3))
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    onnx.save(model, path)
+    network = load_network(ModelOptions(model=str(path)))
+    ((image,),) = network.inputs(1)
+    assert image.dtype == np.uint8 and int(image.max()) - int(image.min()) > 100
+    found = port_tables.of(network, pipeline.compile(network, targets.load("host")).plan)["input"]
+    assert found["values"] == [*range(256)] * 3 and found["bytes"] == 1
 
 
 @pytest.mark.parametrize("opset", [7, 9, 10])

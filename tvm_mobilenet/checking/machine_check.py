@@ -267,7 +267,7 @@ def check(
 def _noise(ports, scales: tuple[float, ...], change=np.asarray) -> list[tuple[np.ndarray, ...]]:
     """Inputs that change a network's outputs, if any do: noise of several magnitudes."""
     draw = np.random.default_rng(1)
-    return [tuple(p.stored(scale * change(draw.standard_normal(p.shape))) for p in ports) for scale in scales]
+    return [tuple(p.noise(draw, scale, change) for p in ports) for scale in scales]
 
 
 def _finite_noise(network) -> list[tuple[np.ndarray, ...]]:

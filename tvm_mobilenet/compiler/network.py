@@ -168,7 +168,7 @@ class Network:
         ports = self.signature.inputs
         if self.image is None:
             draw = np.random.default_rng(0)
-            return [tuple(p.stored(draw.standard_normal(p.shape)) for p in ports) for _ in range(count)]
+            return [tuple(p.noise(draw) for p in ports) for _ in range(count)]
         preprocess, batch = self.image.preprocess, ports[0].shape[0]
         if self.options.input is not None:
             images = load_image(self.options.input, preprocess)

@@ -57,7 +57,9 @@ def _input(network) -> dict:
         values = port.encoding.stored(values)
     elif isinstance(port.encoding, Pixels):
         values = np.tile(np.arange(256, dtype=np.uint8), (how.channels, 1))
-    return _told(values.astype(port.dtype), _strides(how.layout, how.size, how.channels, how.channels))
+    else:
+        values = port.stored(values)
+    return _told(values, _strides(how.layout, how.size, how.channels, how.channels))
 
 
 def _first(network, plan) -> dict | None:

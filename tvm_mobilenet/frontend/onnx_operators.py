@@ -82,6 +82,15 @@ def _top(bb, inputs, attrs, otherwise):
     return relax.Tuple(found)
 
 
+def _gather(bb, inputs, attrs, otherwise):
+    """Values at positions. TVM reads outside of the data at positions outside of it, which an input may have."""
+    x, where = inputs
+    if isinstance(where, tvm.ir.Constant) or not isinstance(where.ty, relax.TensorType) or not len(x.ty.shape):
+        return otherwise(inputs)
+    axis = int(attrs.get("axis", 0)) % len(x.ty.shape)
+    return nests.indexed(bb, x, [*[None] * axis, where])
+
+
 def _power(bb, inputs, attrs, otherwise):
     """A power whose exponent may be of another dtype."""
     base, exponent = inputs
@@ -283,6 +292,7 @@ CONVERTERS: dict[str, Callable] = {
     "Min": _extreme(relax.op.minimum),
     "Max": _extreme(relax.op.maximum),
     "TopK": _top,
+    "Gather": _gather,
     "Pow": _power,
     "Shrink": _shrink,
     "OneHot": _one_hot,

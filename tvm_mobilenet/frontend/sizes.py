@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvm_mobilenet.dtypes import DTYPES
 from tvm_mobilenet.errors import TvmMobilenetError
 
 FLOAT32_ALONE = "only float32 models are imported: convert it to float32; --dtype float16 builds such a one in float16"
@@ -128,12 +129,8 @@ def fix(inputs: Sequence[Input], batch: int | None, size: tuple[int, int] | None
 
 def check_input(name: str, shape: list, dtype: str) -> None:
     """Refuse an input that no network can have."""
-    if dtype != "float32":
+    if dtype not in DTYPES or dtype == "float16":
         raise TvmMobilenetError(f"input {name!r} is {dtype}", FLOAT32_ALONE)
-    if len(shape) not in (2, 4):
-        raise TvmMobilenetError(
-            f"input {name!r} has rank {len(shape)}, {tuple(shape)}", "an image network takes (N, C, H, W)"
-        )
     if any(not isinstance(d, int) or d < 1 for d in shape):
         raise TvmMobilenetError(
             f"input {name!r} has a size that is not fixed: {tuple(shape)}", "export the model for one size of image"

@@ -178,6 +178,12 @@ def _index(importer, own, node: torch.fx.Node) -> relax.Var:
     return nests.indexed(importer.block_builder, importer.env[data], indices)
 
 
+def _embedded(importer, own, node: torch.fx.Node) -> relax.Var:
+    """Rows of a table. TVM reads outside of it at indices outside of it, which an input may have."""
+    table, where = (importer.env[one] for one in node.args[:2])
+    return nests.indexed(importer.block_builder, table, [where])
+
+
 def _windows(importer, own, node: torch.fx.Node) -> relax.Var:
     """``x.unfold(axis, size, step)``: the windows along an axis, their values in a last dimension of their own."""
     data, axis, size, step = node.args
@@ -282,6 +288,7 @@ _CONVERTERS = {
     "median.dim": partial(_at_rank, _median),
     "median.default": _median_of_all,
     "index.Tensor": _index,
+    "embedding.default": _embedded,
     "unfold.default": _windows,
     "grid_sampler_2d.default": _sample,
     "native_group_norm.default": _group_norm,

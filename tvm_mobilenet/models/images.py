@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm_mobilenet.dtypes import READ
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.models.preprocess import FIELDS, Preprocess
 
 CHANNELS = (3, 1)
 _WINDOWS = ("relax.nn.conv2d", "relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d")
+_BYTES = {"uint8": 0, "int8": 128}  # dtypes of an input that has an image's bytes, and what an int8 is less than these
 TAKES_BYTES = "takes_bytes"  # attribute of a module whose file itself takes int8 or uint8
 _RESHAPES = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.broadcast_to")
 
@@ -61,8 +63,8 @@ class InputBytes:
 
 
 def bytes_of(module) -> InputBytes | None:
-    """How bytes become the first input of a network that rounds it to 8 bits at once, with one scale; None for other
-    networks.
+    """How bytes become the first input of a network that rounds it to 8 bits at once, with one scale, or takes bytes;
+    None for other networks.
 
     A byte ``b`` stands for ``(b - zero) * scale``, and an image's is ``(b / 255 - mean) / std``: so mean is
     ``zero / 255`` and std ``1 / (255 * scale)``. An int8 is the byte that is 128 more.
@@ -75,6 +77,8 @@ def bytes_of(module) -> InputBytes | None:
     from tvm import relax
 
     main = module["main"]
+    if main.params and str(main.params[0].ty.dtype) in _BYTES:
+        return InputBytes(_BYTES[str(main.params[0].ty.dtype)] / 255, 1 / 255, True)
     same = {*main.params[:1]}  # the input, and views of it in another shape
     for binding in (b for block in main.body.blocks for b in block.bindings):
         value = binding.value
@@ -208,7 +212,7 @@ def image_of(options: ModelOptions, model, ports, axis: int | None, in_bytes: In
 def _layout(ports, axis: int | None, given: str | None) -> tuple[str | None, bool]:
     """The layout of the input image, None if the inputs are no image; and whether graph or shape determine it."""
     shape = ports[0].shape
-    if len(ports) != 1 or len(shape) != 4:
+    if len(ports) != 1 or len(shape) != 4 or ports[0].dtype not in READ:
         return None, True
     by_axis = {1: "NCHW", 3: "NHWC"}
     if axis is not None:

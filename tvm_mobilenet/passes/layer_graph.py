@@ -17,6 +17,8 @@ import numpy as np
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.encoding import Pixels, Whole
 
+INDICES = ("int32", "int64")  # dtypes of inputs that often hold places in a table
+
 
 @dataclass(frozen=True)
 class LayerCall:
@@ -114,7 +116,21 @@ class Port:
 
     def stored(self, values: np.ndarray) -> np.ndarray:
         """Float values in the port's dtype, rounded to the nearest."""
-        return np.asarray(values).astype(self.dtype) if self.encoding is None else self.encoding.stored(values)
+        if self.encoding is not None:
+            return self.encoding.stored(values)
+        values = np.asarray(values)
+        if np.dtype(self.dtype).kind in "iu":
+            ends = np.iinfo(self.dtype)
+            values = np.rint(np.asarray(values, np.float64)).clip(ends.min, ends.max)
+        return values.astype(self.dtype)
+
+    def noise(self, draw: np.random.Generator, scale: float = 1.0, change=np.asarray) -> np.ndarray:
+        """Random values in the port's dtype, normal ones of a magnitude; 0 and 1 for a dtype of indices, which larger
+        ones may leave no value to read.
+        """
+        if self.dtype in INDICES:
+            return draw.integers(0, 2, self.shape).astype(self.dtype)
+        return self.stored(scale * change(draw.standard_normal(self.shape)))
 
 
 @dataclass(frozen=True)
