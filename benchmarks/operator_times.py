@@ -22,10 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 TAIL = """
 Where `x roofline` is above 1.5:
 
-- Layers that compute little (`multiply`, a copy) are bound by loads and stores that the core model charges one by one;
-  the schedules of this project are no better there (`elementwise`, `pool`). So clamps to any bounds, PReLU, leaky ReLU,
-  and hard-sigmoid and hard-swish of any slope are in the epilogue of the layer before them, as relu, sigmoid and silu
-  are. The convolution of this list takes 2.8 times its roofline without any of them (`nothing`).
+- Layers that compute little (a pool, a copy, a resize) are bound by the ports of the L1, by lines from the L2, and by
+  DRAM. The roofline is the largest of the three. The core model of a Cortex-A72 adds them, since this core overlaps
+  little of them, so a layer that reaches all three takes up to three times its roofline. A pool loads each value for
+  every window that covers it.
+- Clamps to any bounds, PReLU, leaky ReLU, and hard-sigmoid and hard-swish of any slope are in the epilogue of the layer
+  before them, as relu, sigmoid and silu are. The convolution of this list takes 1.9 times its roofline without any of
+  them (`nothing`).
 - A transposed convolution writes its pixels side by side as channels and then copies them. These are more bytes than
   the L2 of this core has.
 - A resize stores more than it loads. The kernel itself takes 100 k cycles for twice the size by nearest neighbour and
@@ -41,10 +44,9 @@ HEAD = """# Cost of operators
 between two pointwise convolutions, on 64 channels of 28 x 28 values, with default decisions. `layers` names the code
 that computes it: schedules of this project in **bold**, `generic` loop nests of TVM's, `epilogue` if it is part of the
 convolution before it. `x roofline` is the cycles of all these layers over the minimum that multiply-adds, L2 and memory
-allow; this record has the roofline of commit 094237d, which moved each operand once into the L1 and counted DRAM only
-for what exceeds the L2 ([today's](../guides/benchmark.md#profile)). For an epilogue both are those of the whole
-convolution; its cycles also depend on what earlier layers left in the caches. `before` is the cycles of the kernels of
-commit 1524bb8, with the convolution too where the operator is now in its epilogue.
+allow ([roofline](../guides/benchmark.md#profile)). For an epilogue both are those of the whole convolution; its cycles
+also depend on what earlier layers left in the caches. `before` is the cycles of the kernels of commit 1524bb8, with the
+convolution too where the operator is now in its epilogue.
 
 | operator | layers | k cycles | x roofline | before |
 |---|---|---|---|---|

@@ -68,11 +68,12 @@ def block(layer: Layer, tile_h: int, core) -> int:
 
     Among them it is the largest whose rows under a tile fit a quarter of the L1, where the next row of tiles finds them
     again; if none fits, the smallest. On an A72, 14x14x512 has 13.8 k misses in blocks of 32 and 19.8 k in blocks of
-    128, in as many cycles. If no block is even, and tasks are long but fewer than the CPUs, it is the block with the
+    128, in as many cycles. The rows of a dilation lie far apart: on an A72, 14x14x672 5x5 d2 takes 28 % less in blocks
+    of 16 than in halves. If no block is even, and tasks are long but fewer than the CPUs, it is the block with the
     shortest longest share.
     """
     even = _even_blocks(layer, tile_h, core)
-    dealt = [b for b in even if (layer.channels // b) % core.cpus == 0] or even[:1]
+    dealt = [b for b in even if (layer.channels // b) % core.cpus == 0] or (even if layer.dilation[0] > 1 else even[:1])
     tasks = len(work(layer, tile_h, layer.channels))
     if (
         not dealt
