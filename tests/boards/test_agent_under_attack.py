@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.boards.test_remote import HOST, fault, works
-from tests.support.agents import Agent, compile_kernels, free_port, runs, wait_for
+from tests.support.agents import Agent, compile_kernels, free_port, runs, wait_for, without_torch
 from tests.support.hostile import Listener, greet, read
 from tvm_mobilenet.boards import open_board, token, wire
 from tvm_mobilenet.boards.agent import door, folder
@@ -182,7 +182,8 @@ def test_nobody_is_served_without_the_token(demanding, monkeypatch, library, tmp
         assert struct.pack("<i", wire.MAGIC) not in connection.recv(4)
         connection.close()
     code = f"import tvm.rpc; tvm.rpc.connect('127.0.0.1', {running.port})"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode, "TVM's client came in"
+    client = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=without_torch())
+    assert client.returncode and "is not TVM RPC server" in client.stderr, "TVM's client came in, or did not knock"
     monkeypatch.setenv(token.VARIABLE, str(file))
     works(running.url, library)
     assert running.is_clean()

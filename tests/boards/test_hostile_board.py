@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.support import hostile
-from tests.support.agents import wait_for
+from tests.support.agents import wait_for, without_torch
 from tests.support.hostile import (
     BYTES,
     COPY_ACK,
@@ -75,7 +75,8 @@ def test_tvms_own_client_still_obeys(tmp_path):
     """The canary: when this fails TVM has closed the hole, and docs/journal/tvm-rpc-report.md can say so."""
     with Listener(answering(run_this(tmp_path / "ran"))) as board:
         code = f"import tvm.rpc; tvm.rpc.connect('127.0.0.1', {board.port})"
-        client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        client = subprocess.Popen([sys.executable, "-c", code], env=without_torch(), **streams)
         wait_for(lambda: (tmp_path / "ran").exists() or client.poll() is not None, "it does nothing")
         client.kill()
         client.wait()
