@@ -176,6 +176,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     gc.set_threshold(*packages.COLLECTED)  # as in a verb's process
+    if hasattr(config, "workerinput"):
+        packages.import_tvm()
     config.pluginmanager.register(CpuTimes(), "tvm_mobilenet_cpu_times")
     if not hasattr(config, "workerinput"):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="tvm_mobilenet_test_")

@@ -116,12 +116,13 @@ def is_private(host: str) -> bool:
 def _run(args: argparse.Namespace) -> int:
     system.require_linux("agent")
     tracker = check(args)
+    from tvm_mobilenet import packages
     from tvm_mobilenet.boards import token
-    from tvm_mobilenet.boards.agent import services, tvm_alone
+    from tvm_mobilenet.boards.agent import services
     from tvm_mobilenet.boards.agent.door import EVERYBODY, NOBODY, OWN
     from tvm_mobilenet.boards.agent.server import AgentServer
 
-    tvm_alone.import_tvm()
+    packages.import_tvm()
     import tvm
 
     def log(line: str) -> None:

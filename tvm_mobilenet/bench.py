@@ -185,9 +185,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from tvm_mobilenet.boards.agent import tvm_alone
 
-    tvm_alone.import_tvm()  # PyTorch is for the files of other engines alone
+    packages.import_tvm()  # PyTorch is for the files of other engines alone
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.compiler import module as built
     from tvm_mobilenet.compiler.kept import kept

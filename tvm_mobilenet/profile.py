@@ -176,9 +176,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from tvm_mobilenet.boards.agent import tvm_alone
 
-    tvm_alone.import_tvm()  # no layer is computed by PyTorch here
+    packages.import_tvm()  # no layer is computed by PyTorch here
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.compiler import module as built
     from tvm_mobilenet.compiler.kept import kept

@@ -289,6 +289,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    packages.import_tvm()
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.cli.notices import announce
     from tvm_mobilenet.compiler import model_files

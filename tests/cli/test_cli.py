@@ -70,6 +70,12 @@ def test_the_summary_of_a_verb_is_the_first_line_of_its_docstring():
     assert __main__.verbs() == {verb: text.partition("\n")[0] for verb, text in docstrings.items()}
 
 
+def test_who_mistypes_a_folder_does_not_wait_for_torch(tmp_path):
+    code = "import sys; from tvm_mobilenet import verify; verify.main(['nowhere']); print('torch' in sys.modules)"
+    done = run("-c", code, cwd=tmp_path)
+    assert "nowhere holds no built module" in done.stderr and done.stdout == "False\n"
+
+
 def test_a_verb_is_the_same_both_ways():
     first, second = run("-m", "tvm_mobilenet", "tune", "--help"), run("-m", "tvm_mobilenet.tune", "--help")
     assert first.stdout == second.stdout and first.returncode == second.returncode == 0

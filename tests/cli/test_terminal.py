@@ -251,8 +251,8 @@ def test_at_80_by_24_it_looks_like_this():
 SEARCH = """
 import sys, types
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
-from tvm_mobilenet.boards.agent import tvm_alone
-tvm_alone.import_tvm()  # nothing here needs PyTorch
+from tvm_mobilenet import packages
+packages.import_tvm()  # nothing here needs PyTorch
 from pathlib import Path
 from tests.support.fake_board import Costs
 from tests.tuning.test_search import space

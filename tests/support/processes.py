@@ -6,7 +6,7 @@ import sys
 
 def printed_everywhere(code: str) -> set[str]:
     """What some code prints in processes that hash differently, without torch: one thing, if it is the same in all."""
-    alone = "from tvm_mobilenet.boards.agent import tvm_alone; tvm_alone.import_tvm(); "
+    alone = "from tvm_mobilenet import packages; packages.import_tvm(); "
     return {
         subprocess.run(
             [sys.executable, "-c", alone + code],

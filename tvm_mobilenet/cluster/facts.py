@@ -68,9 +68,9 @@ def of_cpu() -> dict[str, str]:
 
 def of_compiler() -> dict[str, str]:
     """The LLVM of this process's compiler; imports TVM."""
-    from tvm_mobilenet.boards.agent import tvm_alone
+    from tvm_mobilenet import packages
 
-    tvm_alone.import_tvm()
+    packages.import_tvm()
     import tvm
 
     return {"TVM": str(tvm.__version__), "LLVM": str(tvm.support.libinfo().get("LLVM_VERSION", "none"))}

@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvm_mobilenet.boards.agent import tvm_alone
+from tvm_mobilenet import packages
 from tvm_mobilenet.errors import reason
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.tune_logs import keys
@@ -71,7 +71,7 @@ class Builder:
 
     def prepare(self) -> None:
         """Import modules that take seconds to load."""
-        tvm_alone.import_tvm()
+        packages.import_tvm()
 
     def build(self, candidate: Candidate, path: str | Path | None = None) -> Built:
         """The library of a candidate at a path, by default a new one in the temporary folder.

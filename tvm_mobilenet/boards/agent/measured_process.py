@@ -282,10 +282,10 @@ def _import(engine: str) -> None:
     """The engine's package and its libraries, so that initial memory counts them."""
     import importlib
 
-    from tvm_mobilenet.boards.agent import tvm_alone
+    from tvm_mobilenet import packages
 
     if engine == "tvm":
-        tvm_alone.import_tvm()
+        packages.import_tvm()
     importlib.import_module(MODULES.get(engine, engine))
 
 

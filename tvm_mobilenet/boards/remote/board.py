@@ -7,9 +7,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from tvm_mobilenet import packages
 from tvm_mobilenet.boards import answers, needs, wire
 from tvm_mobilenet.boards.address import Address
-from tvm_mobilenet.boards.agent import facts, services, tvm_alone
+from tvm_mobilenet.boards.agent import facts, services
 from tvm_mobilenet.boards.remote.module import RUN_SECONDS, RemoteModule
 from tvm_mobilenet.boards.remote.session import Session
 from tvm_mobilenet.errors import BoardError
@@ -82,7 +83,7 @@ class RemoteBoard:
         where, key = (address.host, address.port), address.key
         address.check_tracker()
         if address.kind == "tracker":
-            tvm_alone.import_tvm()  # the import takes a second, and a match key must be used at once
+            packages.import_tvm()  # the import takes a second, and a match key must be used at once
             with wire.Tracker(*where, address.trusted) as tracker:
                 host, port, key = tracker.request(key, wait, busy)
                 where, address = (host, port), replace(address, host=host)

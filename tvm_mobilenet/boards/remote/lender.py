@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from tvm_mobilenet import packages
 from tvm_mobilenet.boards import wire
 from tvm_mobilenet.boards.address import Address
-from tvm_mobilenet.boards.agent import tvm_alone
 from tvm_mobilenet.boards.remote.board import RemoteBoard
 from tvm_mobilenet.boards.remote.session import Lost
 from tvm_mobilenet.errors import BoardError
@@ -62,7 +62,7 @@ class Lender:
                 tracker.known(address.key)
         else:
             wire.dial(self._address.host, self._address.port).close()
-        tvm_alone.import_tvm()  # imported before threads start, and because a match key must be used at once
+        packages.import_tvm()  # imported before threads start, and because a match key must be used at once
 
     def count(self) -> int:
         """The number of boards now."""

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 
+from tvm_mobilenet import packages
 from tvm_mobilenet.boards import owner, token, wire
-from tvm_mobilenet.boards.agent import tvm_alone
 from tvm_mobilenet.boards.answers import plain
 from tvm_mobilenet.boards.remote.link import Link
 from tvm_mobilenet.errors import BoardError, TvmMobilenetError
@@ -133,7 +133,7 @@ class Session:
             raise
 
     def _open(self, host, port, key, limit, wait, waiting) -> None:
-        tvm_alone.import_tvm()
+        packages.import_tvm()
         options = f"{key} -timeout={limit}" if limit else key
         self._link = Link()
         future = self._submit(_connect, self._link.command)

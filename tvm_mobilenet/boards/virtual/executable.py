@@ -79,10 +79,9 @@ def main() -> int:
     with np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False) as arrays:
         inputs = [[arrays[f"{i}.{j}"] for j in range(n)] for i, n in enumerate(request["inputs"])]
     from tvm_mobilenet import packages
-    from tvm_mobilenet.boards.agent import tvm_alone
 
     packages.collect_rarely()
-    tvm_alone.import_tvm()
+    packages.import_tvm()
     import tvm.runtime.vm  # noqa: F401 - before there is no more reading of files
 
     from tvm_mobilenet.boards.virtual.board import VirtualBoard
