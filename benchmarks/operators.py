@@ -42,8 +42,8 @@ Generic layers compute in float32, and pass int64 and bool to each other. In flo
 float32, between conversions. In files that come quantized, generic layers that only move values of one scale move int8.
 
 These operators are refused, with an error that names them: `NonZero`, `NonMaxSuppression`, `Unique` (their
-shapes depend on data, or TVM computes them by calls of its own runtime), `If`, `Loop`, `Scan`, recurrent layers, and a
-Resize whose scales give fractional sizes, or with `antialias` or `keep_aspect_ratio_policy`.
+shapes depend on data, or TVM computes them by calls of its own runtime), recurrent layers, what draws random numbers,
+and `If`, `Loop` and `Scan`, but for an `If` whose condition follows from shapes. Files of opsets 7 to 10 are converted.
 
 TFLite files (`--model net.tflite`) may have the following operators. They become the same layers as ONNX's operators of
 the same meaning (`tests/frontend/test_tflite_operators.py` compares them with LiteRT): @TFLITE@.

@@ -119,11 +119,6 @@ def test_what_is_a_number_of_some_inputs_only_is_verified_on_these(tmp_path):
         (h.make_node("RandomUniformLike", ["x"], ["y"], "noise"), [], "at noise.*random"),
         (h.make_node("Dropout", ["x", "", "t"], ["y"], "drop"), [("t", np.array(True))], "at drop.*random"),
         (
-            h.make_node("Resize", ["x", "", "k"], ["y"], "half", mode="cubic"),
-            [("k", np.array([1, 1, 0.6, 0.6], np.float32))],
-            "Resize at half.*make no whole sizes",
-        ),
-        (
             h.make_node("Conv", ["x", "w"], ["y"], "cut", pads=[-1, -1, 0, 0]),
             [("w", np.ones((4, 3, 3, 3), np.float32))],
             r"nn.conv2d at cut.*negative pads \[-1, -1, 0, 0\]",
@@ -198,6 +193,37 @@ def test_no_window_of_a_pool_begins_after_the_data(operator, opset, tmp_path):
     found = run_in_torch(passes.run(from_onnx(tmp_path / "net.onnx")), x)
     for y, expected in zip(found, session.run(None, {"x": x}), strict=True):
         np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_resizes_that_tvm_does_not_know_have_onnx_runtimes_weights(tmp_path):
+    """Cubic by scales, with a filter, of channels, of three axes, and of one aspect ratio."""
+    ways = [
+        ("scales", {"mode": "cubic"}),
+        ("less", {"mode": "cubic", "cubic_coeff_a": -0.5, "coordinate_transformation_mode": "pytorch_half_pixel"}),
+        ("scales", {"mode": "cubic", "exclude_outside": 1, "coordinate_transformation_mode": "asymmetric"}),
+        ("less", {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
+        ("less", {"mode": "linear", "coordinate_transformation_mode": "half_pixel_symmetric"}),
+        ("small", {"mode": "linear", "antialias": 1}),
+        ("small", {"mode": "cubic", "antialias": 1}),
+        ("all", {"mode": "nearest"}),
+        ("channels", {"mode": "linear"}),
+        ("pair", {"mode": "linear", "axes": [2, 3], "keep_aspect_ratio_policy": "not_larger"}),
+        ("pair", {"mode": "linear", "axes": [2, 3], "keep_aspect_ratio_policy": "not_smaller"}),
+    ]
+    scales = {"scales": (1, 1, 1.7, 1.3), "less": (1, 1, 0.6, 0.7), "all": (1, 2, 2, 2), "channels": (1, 2, 1, 1)}
+    sizes = {"small": (1, 3, 5, 3), "pair": (12, 20)}
+    nodes = [
+        h.make_node("Resize", ["x", "", name] if name in scales else ["x", "", "", name], [f"y{i}"], **how)
+        for i, (name, how) in enumerate(ways)
+    ]
+    constants = [(name, np.array(value, np.float32)) for name, value in scales.items()]
+    constants += [(name, np.array(value)) for name, value in sizes.items()]
+    outputs = [f"y{i}" for i in range(len(ways))]
+    path = model_of(tmp_path / "net.onnx", *nodes, constants=constants, outputs=outputs)
+    model = onnx.load(path)
+    model.opset_import[0].version = 19
+    onnx.save(model, path)
+    computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
 
 
 @pytest.mark.parametrize("step, count", [(1, 1), (-1, 2)])

@@ -84,9 +84,14 @@ def _leaves_data(node: onnx.NodeProto, constants: dict, read: set[str]) -> bool:
 
 
 def leave_out_unread(graph: onnx.GraphProto) -> None:
-    """Remove the last outputs of nodes that nobody reads, such as the mask of a Dropout, in place."""
+    """Remove the last outputs of nodes that nobody reads, such as the mask of a Dropout, and empty lists of axes, which
+    TVM cannot read, in place.
+    """
     read = {i for node in graph.node for i in node.input} | {o.name for o in graph.output}
     for node in graph.node:
+        empty = [a for a in node.attribute if a.type == onnx.AttributeProto.INTS and not a.ints]
+        for attribute in empty:
+            node.attribute.remove(attribute)
         while node.op_type in _OPTIONAL and len(node.output) > 1 and node.output[-1] not in read:
             del node.output[-1]
 

@@ -14,8 +14,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_mobilenet.files import limits
-from tvm_mobilenet.frontend import nests
+from tvm_mobilenet.frontend import nests, onnx_resizes
+from tvm_mobilenet.frontend.onnx_resizes import array_of, text
 
 
 def _clip(bb, inputs, attrs, otherwise):
@@ -27,7 +27,7 @@ def _clip(bb, inputs, attrs, otherwise):
             x = x if bound is None else bb.emit(operator(x, bound))
         return x
     bounds = [attrs.get("min", -np.inf), attrs.get("max", np.inf)]
-    low, high = (b if g is None else _numpy(g).reshape(()) for b, g in zip(bounds, given, strict=True))
+    low, high = (b if g is None else array_of(g).reshape(()) for b, g in zip(bounds, given, strict=True))
     if dtype.startswith("int"):
         ends = np.iinfo(dtype)
         return relax.op.clip(x, max(int(low), ends.min) if low > -np.inf else ends.min, int(min(high, ends.max)))
@@ -38,9 +38,9 @@ def _pad(bb, inputs, attrs, otherwise):
     """A constant pad as Relax's operator, a wrapping pad as a concatenation of pieces."""
     if len(inputs) > 3 and inputs[3] is not None:
         return otherwise(inputs)
-    mode, widths = _text(attrs.get("mode", "constant")), _numpy(inputs[1]).reshape(2, -1).T
+    mode, widths = text(attrs.get("mode", "constant")), array_of(inputs[1]).reshape(2, -1).T
     if mode == "constant":
-        value = _numpy(inputs[2]).reshape(()) if len(inputs) > 2 and inputs[2] is not None else 0.0
+        value = array_of(inputs[2]).reshape(()) if len(inputs) > 2 and inputs[2] is not None else 0.0
         return relax.op.nn.pad(inputs[0], [int(w) for w in widths.reshape(-1)], mode, float(value))
     if mode == "wrap":
         return reduce(lambda x, axis: _wrapped(bb, x, axis, *map(int, widths[axis])), range(len(widths)), inputs[0])
@@ -77,7 +77,7 @@ def _top(bb, inputs, attrs, otherwise):
     """TVM sorts by a call of its own runtime."""
     if not attrs.get("sorted", 1):
         raise ValueError("sorted = 0 leaves the order of its values open; export it with sorted = 1")
-    count = int(_numpy(inputs[1]).reshape(())) if len(inputs) > 1 else int(attrs["k"])
+    count = int(array_of(inputs[1]).reshape(())) if len(inputs) > 1 else int(attrs["k"])
     found = nests.ranked(bb, inputs[0], int(attrs.get("axis", -1)), count, bool(attrs.get("largest", 1)))
     return relax.Tuple(found)
 
@@ -109,7 +109,7 @@ def _shrink(bb, inputs, attrs, otherwise):
 
 def _one_hot(bb, inputs, attrs, otherwise):
     """One value where the index is that of the place, else another. Negative indices count from the end."""
-    where, depth, values = inputs[0], int(_numpy(inputs[1]).reshape(())), _numpy(inputs[2])
+    where, depth, values = inputs[0], int(array_of(inputs[1]).reshape(())), array_of(inputs[2])
     rank, dtype = len(where.ty.shape), str(where.ty.dtype)
     axis = int(attrs.get("axis", -1)) % (rank + 1)
     at = bb.emit(relax.op.expand_dims(where, axis))
@@ -124,7 +124,7 @@ def _one_hot(bb, inputs, attrs, otherwise):
 def _dropout(bb, inputs, attrs, otherwise):
     """The data itself, but in training mode."""
     training = inputs[2] if len(inputs) > 2 else None
-    if training is not None and (not isinstance(training, tvm.ir.Constant) or _numpy(training).any()):
+    if training is not None and (not isinstance(training, tvm.ir.Constant) or array_of(training).any()):
         return _random(bb, inputs, attrs, otherwise)
     return inputs[0]
 
@@ -161,92 +161,6 @@ def _lp_normalization(bb, inputs, attrs, otherwise):
     return relax.op.divide(x, bb.emit(relax.op.maximum(norm, least)))
 
 
-def _resize(bb, inputs, attrs, otherwise):
-    """TVM's converter does not know empty operands, resizes only the last two dimensions, and computes from sizes, so
-    scales without whole sizes would give other values.
-    """
-    given = type(inputs)  # it gives None for missing inputs
-    inputs = given(None if i and x is not None and _is_empty(x) else x for i, x in enumerate(inputs))
-    if _text(attrs.get("coordinate_transformation_mode", "")) == "half_pixel_symmetric":
-        attrs["coordinate_transformation_mode"] = b"half_pixel"  # equivalent for whole sizes
-    x, axes = inputs[0], [int(a) for a in attrs.pop("axes", ())]
-    shape = [int(d) for d in x.ty.shape]
-    axes = [a % len(shape) for a in axes] or list(range(len(shape)))
-    if attrs.get("antialias") or _text(attrs.get("keep_aspect_ratio_policy", "stretch")) != "stretch":
-        raise ValueError("antialias and keep_aspect_ratio_policy are not supported; export it with sizes, without them")
-    if len(inputs) > 2 and inputs[2] is not None:
-        scales = np.ones(len(shape))
-        scales[axes] = _numpy(inputs[2]).astype(np.float64)
-        sizes = scales * shape
-        if np.abs(sizes - np.round(sizes)).max() > 1e-3:
-            return _resized_by(bb, x, scales.astype(np.float32), attrs)
-        wanted = [int(s) for s in np.round(sizes)]
-    else:
-        wanted = list(shape)
-        for axis, size in zip(axes, _numpy(inputs[3]), strict=True):
-            wanted[axis] = int(size)
-    places = _text(attrs.get("coordinate_transformation_mode", ""))
-    changed = [a for a in range(len(shape)) if wanted[a] != shape[a]]
-    if not changed and places != "tf_crop_and_resize":
-        return x
-    nhwc = len(shape) == 4 and 1 in changed  # TVM's importer does not know this
-    if nhwc and 3 in changed:
-        raise ValueError(f"{len(changed)} dimensions are resized: {shape} to {wanted}")
-    if nhwc:
-        x, wanted = bb.emit(relax.op.permute_dims(x, [0, 3, 1, 2])), [wanted[a] for a in (0, 3, 1, 2)]
-    # a single row of align_corners is the first row; TVM would divide by the number of rows minus one
-    alone = [a for a in range(2, len(wanted)) if wanted[a] == 1 and places == "align_corners"]
-    first = [0] * len(alone)
-    if alone:
-        x = bb.emit(relax.op.strided_slice(x, alone, first, [1] * len(alone)))
-    sizes = [2 if a in alone else size for a, size in enumerate(wanted)]
-    if [int(d) for d in x.ty.shape] != wanted:
-        x = bb.emit(otherwise(given([x, inputs[1], None, relax.const(np.array(sizes, np.int64), "int64")])))
-        x = bb.emit(relax.op.strided_slice(x, alone, first, [1] * len(alone))) if alone else x
-    return relax.op.permute_dims(x, [0, 2, 3, 1]) if nhwc else x
-
-
-def _resized_by(bb, x: relax.Expr, scales: np.ndarray, attrs: dict) -> relax.Expr:
-    """A resize by scales, whose sizes are rounded down: positions follow from the scales, as in ONNX Runtime. By
-    nearest neighbour it takes values, else it is a product with the weights of each axis.
-    """
-    mode, rounding = _text(attrs.get("mode", "nearest")), _text(attrs.get("nearest_mode", "round_prefer_floor"))
-    where = _text(attrs.get("coordinate_transformation_mode", "half_pixel"))
-    shape = [int(d) for d in x.ty.shape]
-    last = [axis for axis, scale in enumerate(scales) if scale != 1]
-    known = mode == "nearest" or (mode == "linear" and min(last) >= len(shape) - 2)
-    if not known or where not in ("half_pixel", "pytorch_half_pixel", "asymmetric"):
-        raise ValueError(f"scales {scales.tolist()} make no whole sizes; export it with sizes")
-    for axis in last:
-        n, scale = shape[axis], scales[axis]
-        size = int(np.float32(n) * scale)
-        at = np.arange(size, dtype=np.float32)
-        at = at / scale if where == "asymmetric" else (at + np.float32(0.5)) / scale - np.float32(0.5)
-        at = at * (size > 1 or where != "pytorch_half_pixel")
-        if mode == "nearest":
-            index = _ROUNDED[rounding](at).clip(0, n - 1).astype(np.int64)
-            x = bb.emit(relax.op.take(x, relax.const(index, "int64"), axis))
-            continue
-        limits.check_tensor(n * size, at.itemsize, "the weights of a Resize")
-        at = at.clip(0, n - 1)
-        low = np.floor(at).astype(np.int64)
-        weights, rows = np.zeros((size, n), np.float32), np.arange(size)
-        weights[rows, low] = 1 - (at - low)
-        weights[rows, np.minimum(low + 1, n - 1)] += at - low
-        by_rows = axis == len(shape) - 2
-        operands = (relax.const(weights), x) if by_rows else (x, relax.const(weights.T.copy()))
-        x = bb.emit(relax.op.matmul(*operands))
-    return x
-
-
-_ROUNDED = {
-    "floor": np.floor,
-    "ceil": np.ceil,
-    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
-    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
-}
-
-
 def _conv_transpose(bb, inputs, attrs, otherwise):
     """Apply ``output_shape``, which TVM's importer ignores: it determines the rows that are cut off."""
     output = attrs.pop("output_shape", None)
@@ -255,7 +169,7 @@ def _conv_transpose(bb, inputs, attrs, otherwise):
     size, kernel = [[int(d) for d in inputs[i].ty.shape][2:] for i in (0, 1)]
     ones = [1] * len(size)
     strides, dilations = attrs.get("strides", ones), attrs.get("dilations", ones)
-    more, mode = list(attrs.get("output_padding", [0] * len(size))), _text(attrs.pop("auto_pad", "NOTSET"))
+    more, mode = list(attrs.get("output_padding", [0] * len(size))), text(attrs.pop("auto_pad", "NOTSET"))
     begin, end = [], []
     for i, wanted in enumerate(output[-len(size) :]):
         total = strides[i] * (size[i] - 1) + more[i] + (kernel[i] - 1) * dilations[i] + 1 - int(wanted)
@@ -268,22 +182,8 @@ def _conv_transpose(bb, inputs, attrs, otherwise):
     return otherwise(inputs)
 
 
-def _is_empty(expr: relax.Expr) -> bool:
-    return isinstance(expr, tvm.ir.Constant) and expr.value.numpy().size == 0
-
-
 def _const(value: float) -> relax.Expr:
     return relax.const(float(value), "float32")
-
-
-def _text(value) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _numpy(expr: relax.Expr) -> np.ndarray:
-    if not isinstance(expr, tvm.ir.Constant):
-        raise ValueError("an argument that is not constant")
-    return expr.value.numpy()
 
 
 CONVERTERS: dict[str, Callable] = {
@@ -302,5 +202,5 @@ CONVERTERS: dict[str, Callable] = {
     "Swish": _swish,
     "LpNormalization": _lp_normalization,
     "ConvTranspose": _conv_transpose,
-    "Resize": _resize,
+    "Resize": onnx_resizes.resize,
 }
