@@ -249,7 +249,9 @@ def test_out_of_memory(tmp_path):
     with Agent() as measured:
         size = re.search(r"VmSize:\s+(\d+) kB", Path(f"/proc/{measured.process.pid}/status").read_text())
     with Agent("--memory-limit", f"{int(size[1]) + 64 * 1024}K") as running:  # the session needs threads, too
-        client = Client(tmp_path, "verify", modules.tiny(width=1 << 17), "--board", running.url, "--inputs", "1")
+        client = Client(
+            tmp_path, "verify", modules.tiny(width=1 << 17, executable=False), "--board", running.url, "--inputs", "1"
+        )
         client.ends(r"the board ran out of memory while uploading parameters\.bin", "a smaller network")
         assert running.is_clean()
 

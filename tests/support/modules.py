@@ -66,14 +66,15 @@ def small_of(*names: str) -> Path:
 
 
 @functools.cache
-def tiny(target: str = "host", width: int = 16) -> Path:
-    """A network of five layers from a file of the user's own, with TVM's executable; its dense layer has 64 times
-    ``width`` weights."""
+def tiny(target: str = "host", width: int = 16, executable: bool = True) -> Path:
+    """A network of five layers from a file of the user's own, with TVM's executable unless told otherwise: its
+    compiler takes a second for each megabyte of parameters. The dense layer has 64 times ``width`` weights.
+    """
     options = tiny_options(width)
     return once(
-        root() / f"tiny-{target}-{width}",
+        root() / f"tiny-{target}-{width}{'' if executable else '-plain'}",
         lambda folder: build.build(
-            options, targets.load(target), output=folder, network=network(options), tvm_executable=True
+            options, targets.load(target), output=folder, network=network(options), tvm_executable=executable
         ),
     )
 
