@@ -39,7 +39,8 @@ All layers of a row compute in any of its `dtypes`. Each case has a feature map 
 `tests/frontend/test_drawn_graphs.py` draws graphs with other shapes and attributes and compares them with ONNX Runtime.
 
 Generic layers compute in float32, and pass int64 and bool to each other. In float16 and int8 networks they stay in
-float32, between conversions. In files that come quantized, generic layers that only move values of one scale move int8.
+float32, between conversions. Generic layers that only move values (concatenations, slices, changes of order) move
+float16 or int8 if they stand between two layers of this dtype.
 
 These operators are refused, with an error that names them: `NonZero`, `NonMaxSuppression`, `Unique` (their
 shapes depend on data, or TVM computes them by calls of its own runtime), recurrent layers, what draws random numbers,
