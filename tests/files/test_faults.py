@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import bundles, modules
+from tests.support.agents import without_torch
 
 SOURCE = Path(__file__).parents[1] / "support" / "c" / "faults.c"
 
@@ -30,7 +31,7 @@ def library(tmp_path_factory):
 def faults(library, folder: Path, scenarios: str, step: int, *modes: str) -> list[dict]:
     (folder / "state").write_bytes(bytes(4096))
     environment = {
-        **os.environ,
+        **(os.environ if "build" in scenarios else without_torch()),
         "FAULTS_STATE": str(folder / "state"),
         "FAULTS_ROOT": str(folder / "root"),
         "LD_PRELOAD": str(library),
