@@ -64,6 +64,11 @@ def op(name, shape, *constants, kind=None, first=False, dtype="float32", **optio
     return make
 
 
+def best(net, x):
+    outputs = [net.value((1, 9, 8, 2)), net.value((1, 9, 8, 2), "int32")]
+    return net.op("TOPK_V2", [x, net.constant(np.int32(2))], outputs)
+
+
 def twice(name, kind=None, **options):
     """An operator of the value and of a function of it."""
 
@@ -255,6 +260,12 @@ CASES = {
     "product of rows": op("REDUCE_PROD", (1, 8, 6), i(1), kind="Reducer"),
     "argmin": op("ARG_MIN", (1, 9, 8), np.int32(3), kind="ArgMin", outputType=2, dtype="int32"),
     "broadcast": lambda net, x: net.op("BROADCAST_TO", [net.op("REDUCE_MAX", [x, net.constant(i(1))], net.value((1, 1, 8, 6)), "Reducer", keepDims=True), net.constant(i(2, 9, 8, 6))], net.value((2, 9, 8, 6))),
+    "backwards": op("STRIDED_SLICE", (1, 9, 4, 6), i(0, 0, 0, 0), i(0, 0, 0, 0), i(1, 1, -2, 1), kind="StridedSlice", beginMask=15, endMask=15),
+    "reversed": op("REVERSE_V2", SHAPE, i(1)),
+    "the largest": lambda net, x: best(net, x)[0],
+    "places of the largest": lambda net, x: net.op("CAST", [best(net, x)[1]], net.value((1, 9, 8, 2))),
+    "blocks to batches": op("SPACE_TO_BATCH_ND", (4, 5, 5, 6), i(2, 2), np.int32([[0, 1], [2, 0]])),
+    "batches to blocks": lambda net, x: net.op("BATCH_TO_SPACE_ND", [net.op("SPACE_TO_BATCH_ND", [x, net.constant(i(3, 2)), net.constant(np.int32([[0, 0], [1, 1]]))], net.value((6, 3, 5, 6))), net.constant(i(2, 3)), net.constant(np.int32([[1, 0], [0, 2]]))], net.value((1, 5, 13, 6))),
     "tile": op("TILE", (1, 18, 8, 12), i(1, 2, 1, 2)),
     "to space": lambda net, x: net.op("DEPTH_TO_SPACE", [net.op("CONCATENATION", [x, x], net.value((1, 9, 8, 12)), "Concatenation", axis=3)], net.value((1, 18, 16, 3)), "DepthToSpace", blockSize=2),
     "pack": lambda net, x: net.op("PACK", [x, net.op("ABS", [x], net.value(SHAPE))], net.value((1, 2, 9, 8, 6)), "Pack", valuesCount=2, axis=1),
@@ -310,7 +321,6 @@ def loops(net, x):
 
 REFUSED = {
     "CUSTOM_TFLite_Detection_PostProcess at boxes": lambda net, x: custom(net, x, "TFLite_Detection_PostProcess"),
-    "TOPK_V2 at best": lambda net, x: net.op("TOPK_V2", [x, net.constant(np.int32(2))], [net.value((1, 9, 8, 2), name="best"), net.value((1, 9, 8, 2), "int32")])[0],
     "WHILE at loop": loops,
     "UNIDIRECTIONAL_SEQUENCE_LSTM at state": lambda net, x: net.op("UNIDIRECTIONAL_SEQUENCE_LSTM", [x], net.value(SHAPE, name="state")),
     "CONV_2D at sum, .*: the activation TANH": lambda net, x: net.op("CONV_2D", [x, net.constant(f(4, 3, 3, 6)), net.constant(f(4))], net.value((1, 9, 8, 4), name="sum"), "Conv2D", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1, fusedActivationFunction=4),

@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 from tvm import relax
 
+from tvm_mobilenet.frontend import nests
 from tvm_mobilenet.frontend.tflite_elementwise import own
 from tvm_mobilenet.frontend.tflite_values import Call, Value
 
@@ -153,15 +154,70 @@ def strided(call: Call) -> tuple[list[slice], list[int]]:
 def strided_slice(call: Call) -> Value:
     """A slice with a stride in each dimension."""
     slices, gone = strided(call)
-    if any(s.step < 0 for s in slices):
-        raise ValueError("a slice that runs backwards")
-    axes = [i for i, (s, d) in enumerate(zip(slices, call.shape(0), strict=True)) if s != slice(0, d, 1)]
     x = call.own(0)
+    for axis, one in enumerate(slices):
+        if one.step < 0:
+            x = _taken(call, x, axis, range(one.start, one.stop, one.step))
+            slices[axis] = slice(0, int(x.ty.shape[axis]), 1)
+    axes = [i for i, (s, d) in enumerate(zip(slices, x.ty.shape, strict=True)) if s != slice(0, int(d), 1)]
     if axes:
         cuts = ([getattr(slices[a], end) for a in axes] for end in ("start", "stop", "step"))
         x = call.emit(op.strided_slice(x, axes, *cuts))
     if gone:
         x = op.reshape(x, [int(d) for i, d in enumerate(x.ty.shape) if i not in gone])
+    return own(call, x)
+
+
+def _taken(call: Call, x: relax.Expr, axis: int, places: range) -> relax.Expr:
+    return call.emit(op.take(x, relax.const(np.array(places, np.int64)), axis, mode="clip"))
+
+
+def reverse(call: Call) -> Value:
+    """Reverse the order along some axes."""
+    x, shape = call.own(0), call.shape(0)
+    for axis in call.numbers(1):
+        x = _taken(call, x, axis % len(shape), range(shape[axis])[::-1])
+    return own(call, x)
+
+
+def top(call: Call) -> list[Value]:
+    """The largest values of the last axis, in order, and their places."""
+    (count,) = call.numbers(1)
+    values, places = nests.ranked(call.bb, call.own(0), -1, count, largest=True)
+    return [Value(own=values), Value(own=call.emit(op.astype(places, "int32")))]
+
+
+def space_to_batch(call: Call) -> Value:
+    """Pad, and move the pixels of blocks to batches, as before a dilated convolution."""
+    shape, block, pads = call.shape(0), call.numbers(1), call.array(2).reshape(-1, 2)
+    inner = [d + int(sum(p)) for d, p in zip(shape[1:], pads, strict=False)]
+    if min(block, default=0) < 1 or pads.min() < 0 or any(d % b for d, b in zip(inner, block, strict=True)):
+        raise ValueError(f"blocks {block} of pixels {inner}")
+    rest, count = shape[1 + len(block) :], len(block)
+    x = call.own(0)
+    if pads.any():
+        x = call.emit(op.nn.pad(x, [0, 0, *(int(p) for p in pads.reshape(-1)), *([0, 0] * len(rest))]))
+    parts = [part for d, b in zip(inner, block, strict=True) for part in (d // b, b)]
+    x = call.emit(op.reshape(x, (shape[0], *parts, *rest)))
+    moved, kept = range(2, 2 * count + 1, 2), range(1, 2 * count, 2)
+    x = call.emit(op.permute_dims(x, (*moved, 0, *kept, *range(2 * count + 1, 2 * count + 1 + len(rest)))))
+    return own(call, op.reshape(x, (shape[0] * prod(block), *parts[::2], *rest)))
+
+
+def batch_to_space(call: Call) -> Value:
+    """Move batches to the pixels of blocks, and crop, as after a dilated convolution."""
+    shape, block, crops = call.shape(0), call.numbers(1), call.array(2).reshape(-1, 2)
+    if min(block, default=0) < 1 or shape[0] % prod(block) or crops.min() < 0:
+        raise ValueError(f"blocks {block} of {shape[0]} batches")
+    count, inner, rest = len(block), shape[1 : 1 + len(block)], shape[1 + len(block) :]
+    x = call.emit(op.reshape(call.own(0), (*block, shape[0] // prod(block), *inner, *rest)))
+    pairs = [axis for i in range(count) for axis in (count + 1 + i, i)]
+    x = call.emit(op.permute_dims(x, (count, *pairs, *range(2 * count + 1, 2 * count + 1 + len(rest)))))
+    whole = [d * b for d, b in zip(inner, block, strict=True)]
+    x = call.emit(op.reshape(x, (shape[0] // prod(block), *whole, *rest)))
+    if crops.any():
+        starts, stops = [int(c[0]) for c in crops], [d - int(c[1]) for d, c in zip(whole, crops, strict=True)]
+        x = call.emit(op.strided_slice(x, list(range(1, count + 1)), starts, stops))
     return own(call, x)
 
 
