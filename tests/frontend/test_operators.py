@@ -271,6 +271,8 @@ def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
         h.make_node("Shrink", ["x"], ["shrunk"], lambd=0.3, bias=0.1),
         h.make_node("ArgMax", ["x"], ["best"], axis=1, keepdims=0),
         h.make_node("OneHot", ["best", "depth", "values"], ["hot"], axis=1),
+        h.make_node("Conv", ["x", "w"], ["c"]),
+        h.make_node("Sub", ["c", "ends"], ["more dimensions"]),
         h.make_node("Dropout", ["x", "", "off"], ["kept"]),
         h.make_node("Abs", ["kept"], ["absolute"]),
     ]
@@ -281,8 +283,20 @@ def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
             *((name, np.float32(value)) for name, value in (("one", 1), ("zero", 0))),
             *((name, np.array(value)) for name, value in (("k", [2]), ("depth", 3), ("off", False))),
             ("values", np.array([0, 1], np.float32)),
+            ("w", np.ones((4, 3, 1, 1), np.float32)),
+            ("ends", np.ones((2, 1, 1, 1, 1), np.float32)),
         ],
-        outputs=("exchanged", "computed", "largest", "smallest", "squares", "shrunk", "hot", "absolute"),
+        outputs=(
+            "more dimensions",
+            "exchanged",
+            "computed",
+            "largest",
+            "smallest",
+            "squares",
+            "shrunk",
+            "hot",
+            "absolute",
+        ),
     )
     computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
 

@@ -62,7 +62,10 @@ class _Call:
         return self.moved(self.call.args[0])
 
 
-def _by_element(c: _Call) -> relax.Call:
+def _by_element(c: _Call) -> relax.Call | None:
+    ranks = [len(a.ty.shape) for a in c.call.args if isinstance(getattr(a, "ty", None), relax.TensorType)]
+    if max(ranks) > len(c.order):  # it gives more dimensions than the data has
+        return None
     return relax.Call(c.call.op, [c.moved(a) for a in c.call.args], c.attrs, c.call.ty_args)
 
 
