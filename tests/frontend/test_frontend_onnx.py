@@ -35,13 +35,13 @@ def weights(*shape):
     return (RNG.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(np.float32)
 
 
-def graph(path, nodes, constants, x_shape=(1, 3, 16, 16), opset=11, outputs=("y",), dtype=TensorProto.FLOAT):
+def graph(path, nodes, constants, x_shape=(1, 3, 16, 16), opset=11, outputs=("y",)):
     """An ONNX file of these nodes."""
     model = helper.make_model(
         helper.make_graph(
             nodes,
             "g",
-            [helper.make_tensor_value_info("x", dtype, x_shape)],
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, x_shape)],
             [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs],
             [numpy_helper.from_array(v, k) for k, v in constants.items()],
         ),
@@ -243,17 +243,9 @@ def test_external_data_that_is_missing_is_named(tmp_path):
         frontend.load(tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"x_shape": (1, 3, "h", "w")}, "not fixed"),
-        ({"dtype": TensorProto.FLOAT16}, "float16"),
-        ({"dtype": TensorProto.BFLOAT16}, "bfloat16"),
-    ],
-)
-def test_inputs_that_cannot_be_are_refused(tmp_path, options, message):
-    with pytest.raises(TvmMobilenetError, match=message):
-        frontend.load(small_graph(tmp_path / "m.onnx", **options))
+def test_an_input_of_open_size_is_refused(tmp_path):
+    with pytest.raises(TvmMobilenetError, match="not fixed"):
+        frontend.load(small_graph(tmp_path / "m.onnx", x_shape=(1, 3, "h", "w")))
 
 
 def test_missing_initialisers_are_named(tmp_path):

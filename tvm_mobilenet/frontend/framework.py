@@ -146,8 +146,7 @@ def _onnx(path: Path, inputs: list, before: bool) -> Outputs:
         import onnxruntime
     except ImportError:
         raise packages.missing("comparing with an ONNX file", ["onnxruntime"]) from None
-    import onnx
-
+    from tvm_mobilenet.frontend import onnx_widened
     from tvm_mobilenet.frontend.torch_run import where
 
     def outputs(model: str | bytes) -> list:
@@ -164,8 +163,9 @@ def _onnx(path: Path, inputs: list, before: bool) -> Outputs:
                 "mend the model so that ONNX Runtime runs it, or export it as a .pt2 file",
             ) from e
 
-    values, name = outputs(str(path)), f"ONNX Runtime {onnxruntime.__version__}"
-    model = onnx.load(path)
+    model, widened = onnx_widened.loaded(path)
+    values = outputs(model.SerializeToString() if widened else str(path))
+    name = f"ONNX Runtime {onnxruntime.__version__}" + " in float32" * widened
     functions = _leave_out_of_onnx(model.graph) if before else ()
     if not any(functions):
         return _only(values, name)

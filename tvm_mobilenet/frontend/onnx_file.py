@@ -21,12 +21,12 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.reading import refusal
-from tvm_mobilenet.frontend import onnx_graphs, onnx_limits, onnx_opsets, onnx_quantized
+from tvm_mobilenet.frontend import onnx_graphs, onnx_limits, onnx_opsets, onnx_quantized, onnx_widened
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, leave_out_unread, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
 from tvm_mobilenet.frontend.onnx_operators import CONVERTERS
-from tvm_mobilenet.frontend.sizes import FLOAT32_ALONE
+from tvm_mobilenet.frontend.sizes import FLOATS_ALONE
 from tvm_mobilenet.terminal.printable import printable
 
 
@@ -38,7 +38,8 @@ def from_onnx(
     Parameters
     ----------
     path : str or Path
-        A float32 model; opsets before 11 are converted (`onnx_opsets`).
+        A model of floats; float16 and bfloat16 become float32 (`onnx_widened`), opsets before 11 are converted
+        (`onnx_opsets`).
     batch, size : int, (int, int), optional
         Batch size, height and width, if the file leaves them open.
     layout : str
@@ -47,8 +48,8 @@ def from_onnx(
     Raises
     ------
     TvmMobilenetError
-        The file is missing, truncated, not ONNX, too old, not float32, of the wrong rank, or lacks initialisers; or
-        sizes are open, or differ from the given ones.
+        The file is missing, truncated, not ONNX, too old, of bytes without scales, of the wrong rank, or lacks
+        initialisers; or sizes are open, or differ from the given ones.
     """
     path = Path(path)
     model = _load(path)
@@ -158,6 +159,7 @@ def _load(path: Path) -> onnx.ModelProto:
         model = onnx_graphs.with_functions_inlined(onnx_limits.parsed(path), path)
         onnx_limits.check_graph(model, path)
         onnx.load_external_data_for_model(model, str(path.parent))
+        onnx_widened.widen(model)
     except TvmMobilenetError:
         raise
     except Exception as e:
@@ -207,8 +209,8 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
     read = onnx_quantized.read_by_others(graph)
     for tensor in graph.initializer:
         dtype = onnx.TensorProto.DataType.Name(tensor.data_type)
-        if dtype in ("FLOAT16", "BFLOAT16", "INT8", "UINT8") and tensor.name in read:
-            raise TvmMobilenetError(f"{path}: {tensor.name} is {dtype.lower()}", FLOAT32_ALONE)
+        if dtype in ("INT8", "UINT8") and tensor.name in read:
+            raise TvmMobilenetError(f"{path}: {tensor.name} is {dtype.lower()}", FLOATS_ALONE)
     # old exporters list the initialisers among the inputs
     inputs = [i for i in graph.input if i.name not in initialisers]
     del graph.input[:]

@@ -71,12 +71,12 @@ def in_order(graph: onnx.GraphProto) -> None:
 
 def read_by(node: onnx.NodeProto) -> set[str]:
     """The values that a node reads, also by the graphs inside it."""
-    found, left = set(node.input), _inside(node)
+    found, left = set(node.input), inside(node)
     while left:
         graph = left.pop()
         for inner in graph.node:
             found.update(inner.input)
-            left += _inside(inner)
+            left += inside(inner)
         found.update(value.name for value in graph.output)
     return found - {""}
 
@@ -85,7 +85,7 @@ def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
     """Rename the values that a node and the graphs inside it read, in place."""
     for i, name in enumerate(node.input):
         node.input[i] = names.get(name, name)
-    for graph in _inside(node):
+    for graph in inside(node):
         own = {v: names[v] for v in names if v not in _made_in(graph)}
         for inner in graph.node:
             rename(inner, own)
@@ -119,6 +119,7 @@ def _made_in(graph: onnx.GraphProto) -> set[str]:
     return names | {tensor.name for tensor in graph.initializer}
 
 
-def _inside(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+def inside(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs inside a node: its branches, or the body of a loop."""
     found = [a.g for a in node.attribute if a.HasField("g")]
     return found + [graph for a in node.attribute for graph in a.graphs]

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from tvm_mobilenet import packages
+from tvm_mobilenet.frontend import onnx_widened
 from tvm_mobilenet.terminal.printable import printable
 
 
@@ -27,7 +28,7 @@ def whole_numbers(
         import onnxruntime
     except ImportError:
         raise packages.missing("comparing with an ONNX file", ["onnxruntime"]) from None
-    model = onnx.load(path)
+    model, _ = onnx_widened.loaded(path)
     made: set[str] = set()
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" or (node.op_type == "Cast" and node.input[0] in made):

@@ -13,7 +13,10 @@ from pathlib import Path
 from tvm_mobilenet.dtypes import DTYPES
 from tvm_mobilenet.errors import TvmMobilenetError
 
-FLOAT32_ALONE = "only float32 models are imported: convert it to float32; --dtype float16 builds such a one in float16"
+FLOATS_ALONE = (
+    "only models in float32, and ONNX files in float16, are imported: convert it with model.float(), and export it; "
+    "--dtype float16 builds such a one in float16"
+)
 PLACES = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}  # axes of channels, height and width in an image's shape
 
 
@@ -130,7 +133,7 @@ def fix(inputs: Sequence[Input], batch: int | None, size: tuple[int, int] | None
 def check_input(name: str, shape: list, dtype: str) -> None:
     """Refuse an input that no network can have."""
     if dtype not in DTYPES or dtype == "float16":
-        raise TvmMobilenetError(f"input {name!r} is {dtype}", FLOAT32_ALONE)
+        raise TvmMobilenetError(f"input {name!r} is {dtype}", FLOATS_ALONE)
     if any(not isinstance(d, int) or d < 1 for d in shape):
         raise TvmMobilenetError(
             f"input {name!r} has a size that is not fixed: {tuple(shape)}", "export the model for one size of image"

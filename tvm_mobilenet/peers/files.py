@@ -121,7 +121,9 @@ def _own_file(network, engine: str, dtype: str, folder: Path) -> Path | None:
     if engine == "onnxruntime" and options.file_kind == "onnx":
         import onnx
 
-        onnx.save(onnx.load(options.model), path)  # one file, with the weights that lie beside the model
+        from tvm_mobilenet.frontend import onnx_widened
+
+        onnx.save(onnx_widened.loaded(Path(options.model))[0], path)  # one file, with the weights beside the model
         return path
     if engine == "onnxruntime" and network.model is not None:
         import torch
