@@ -30,10 +30,14 @@ def outputs(layer, axis: int) -> int:
 
 def convolved(layer, x, weight, bias, second):
     """A layer's convolution in PyTorch; also a matrix product, as a 1x1 convolution."""
+    import torch
     import torch.nn.functional as F
 
     weight = weight.reshape(layer.out_channels, layer.channels // layer.groups, *layer.kernel)
-    return F.conv2d(padded(layer, x, 0.0), weight, bias, layer.stride, 0, layer.dilation, layer.groups)
+    x = padded(layer, x, 0.0)
+    if layer.groups > 1 and x.dtype == torch.float64:
+        x = x.contiguous()  # channels last, PyTorch takes up to seven times as long
+    return F.conv2d(x, weight, bias, layer.stride, 0, layer.dilation, layer.groups)
 
 
 def chunks(layer) -> tuple[int, int, int]:
