@@ -98,6 +98,9 @@ def average(layer: Layer, f: nest.Kernel, total, count: int, taps):
     """The average of a window, from its sum without bias; ``taps``: the number of its values inside the data."""
     if layer.op == "mean":
         return _requantized(layer, f, total + values.broadcast(f["bias"][0] * taps, count), count, taps - 1)
+    if any(layer.padding):  # it counts, and has the zero point of the data
+        outside = layer.kernel[0] * layer.kernel[1] - taps
+        total = total + values.broadcast(f["ends"][0] * outside, count)
     return _requantized(layer, f, total + values.broadcast(f["bias"][0], count), count)
 
 

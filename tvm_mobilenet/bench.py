@@ -185,7 +185,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-
     packages.import_tvm()  # PyTorch is for the files of other engines alone
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.compiler import module as built

@@ -176,7 +176,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-
     packages.import_tvm()  # no layer is computed by PyTorch here
     from tvm_mobilenet.boards import open_board
     from tvm_mobilenet.compiler import module as built

@@ -98,6 +98,9 @@ FORMS = {  # of a feature map; each has been refused or wrong
     "a number of truths": lambda x: torch.count_nonzero(x > 0, 1).float(),
     "a resize of rows": lambda x: torch.nn.functional.interpolate(x.flatten(2), size=31, mode="linear"),
     "a circular pad": lambda x: torch.nn.functional.pad(x, (1, 2, 3, 4), mode="circular"),
+    "truths beside a number": lambda x: ((x > 0) == 0.5).float() + ((x > 0) != 256).float(),
+    "truths beside numbers": lambda x: ((x > 0) == x.abs().clamp(max=1)).float(),
+    "maxima whose places nobody reads": lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True)[0],
     "shifted": lambda x: ((x.abs() * 100).long() << 1).float(),
 }
 
@@ -163,6 +166,7 @@ def test_what_cannot_be_imported_is_refused(model, x, message):
     [
         (lambda x: torch.nn.functional.dropout(x, training=True), "draws random numbers"),
         (lambda x: x + torch.rand_like(x), "rand_like.*draws random numbers"),
+        (lambda x: x.topk(2, sorted=False)[0], "leaves the order"),
         (lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True), "the places of its maxima are read"),
         (
             lambda x: torch.nn.functional.avg_pool2d(x, 3, 2, ceil_mode=True, divisor_override=5),

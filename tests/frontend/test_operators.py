@@ -116,6 +116,11 @@ def test_what_is_a_number_of_some_inputs_only_is_verified_on_these(tmp_path):
             [("k", np.array([2], np.int64))],
             "TopK at top.*order",
         ),
+        (
+            h.make_node("TopK", ["x", "k"], ["y", "i"], "top", axis=1),
+            [("k", np.array([4], np.int64))],
+            "TopK at top.*takes 4 of 3 values",
+        ),
         (h.make_node("RandomUniformLike", ["x"], ["y"], "noise"), [], "at noise.*random"),
         (h.make_node("Dropout", ["x", "", "t"], ["y"], "drop"), [("t", np.array(True))], "at drop.*random"),
         (
@@ -260,7 +265,9 @@ def computes_what_onnx_runtime_does(path, x):
 
 
 def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
-    """Bounds that are computed or exchanged, places of the largest values, exponents of another dtype."""
+    """Bounds that are computed or exchanged, places of the largest values, exponents of another dtype, float64, one
+    number as an index.
+    """
     nodes = [
         h.make_node("Clip", ["x", "one", "zero"], ["exchanged"]),
         h.make_node("ReduceMean", ["x"], ["mean"], keepdims=0),
@@ -282,6 +289,13 @@ def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
         h.make_node("Sub", ["c", "ends"], ["more dimensions"]),
         h.make_node("Dropout", ["x", "", "off"], ["kept"]),
         h.make_node("Abs", ["kept"], ["absolute"]),
+        h.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT32),
+        h.make_node("Clip", ["whole", "two", "minus two"], ["all minus two"]),
+        h.make_node("Cast", ["all minus two"], ["exchanged whole"], to=TensorProto.FLOAT),
+        h.make_node("Shrink", ["long"], ["less"], lambd=0.3, bias=0.1),
+        h.make_node("Cast", ["less"], ["long shrunk"], to=TensorProto.FLOAT),
+        h.make_node("Cast", ["mean"], ["number"], to=TensorProto.INT64),
+        h.make_node("Gather", ["x", "number"], ["by a number"], axis=-1),
     ]
     path = model_of(
         tmp_path / "net.onnx",
@@ -290,6 +304,7 @@ def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
             *((name, np.float32(value)) for name, value in (("one", 1), ("zero", 0))),
             *((name, np.array(value)) for name, value in (("k", [2]), ("depth", 3), ("off", False))),
             ("values", np.array([0, 1], np.float32)),
+            *((name, np.int32(value)) for name, value in (("two", 2), ("minus two", -2))),
             ("third", np.float64(1 / 3)),
             ("w", np.ones((4, 3, 1, 1), np.float32)),
             ("ends", np.ones((2, 1, 1, 1, 1), np.float32)),
@@ -304,6 +319,11 @@ def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
             "shrunk",
             "hot",
             "absolute",
+            "where alike",
+            "short",
+            "exchanged whole",
+            "long shrunk",
+            "by a number",
         ),
     )
     computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))

@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from tvm_mobilenet import build, frontend, passes, targets, verify
 from tvm_mobilenet.checking import integers, network_steps
+from tvm_mobilenet.checking.built_calls import calls_of
 from tvm_mobilenet.compiler import module as built
-from tvm_mobilenet.compiler import quantization
+from tvm_mobilenet.compiler import pipeline, quantization, views
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
@@ -59,6 +60,36 @@ def test_between_layers_of_a_dtype_nothing_is_converted_or_copied(dtype, tmp_pat
     assert any(layer.activation == "prelu" for layer in between)
     found = verify.verify(tmp_path / "out", network=network, count=1)
     assert found.ok and all(check.units in (0, None) for check in found.layers)
+
+
+TWICE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.last(torch.cat([x, x], 1)).mean((2, 3))
+
+
+make = Net
+"""
+
+
+def test_a_copy_of_int8_is_held_against_its_network(tmp_path):
+    """`verify` makes the copies of a plan again; without their constants it took the plan for another network's."""
+    (tmp_path / "net.py").write_text(TWICE)
+    network = load_network(ModelOptions(model=f"{tmp_path / 'net.py'}:make", resolution=16, dtype="int8"))
+    plan = pipeline.compile(network, targets.load("host")).plan
+    copies = [
+        call for call in calls_of(network, SimpleNamespace(plan=plan)) if call.parts and views.moves(call.parts[0])
+    ]
+    assert copies and all(call.constants.keys() == call.layer.constants.keys() for call in copies)
 
 
 def quantized(model, x):

@@ -57,6 +57,7 @@ LAYERS = (
     "elementwise 4x5x18 rescale in24 out36 from3of600 into18of750 i8 small",
     "elementwise 5x3x7 none b2 i8 prelu",
     "pool 9x8x20 mean 3x3 s2 p1,1,1,1 b2 i8 small",
+    "pool 9x8x20 avg 3x3 s2 p1,1,1,1 i8 small",
     "pool 6x7x16 mean 5x3 p2,1,3,1 d1,2 i8",
     "pointwise m13 n10 k36 i8 group4 small relu6",
     "pointwise m21 n18 k12 in18 out20 from6of384 into2of430 i8 group4 small",

@@ -16,7 +16,6 @@ def calls_of(network, module) -> list:
     """
     from tvm_mobilenet.compiler import views
     from tvm_mobilenet.compiler.fuse_blocks import join
-    from tvm_mobilenet.passes.layer_graph import LayerCall
 
     steps = module.plan.steps
     if not all(step.parts for step in steps):
@@ -34,8 +33,8 @@ def calls_of(network, module) -> list:
         taken, layer = [known[part.name] for part in step.parts], Layer.parse(step.layer)
         dense = layer.dense
         if same and views.moves(taken[0]) and not layer.body:  # a copy of the moved values
-            same, call = layer.copies, LayerCall(step.name, layer, taken[0].source, step.reads, {}, step.writes)
-            calls.append(call.replace(parts=tuple(taken), into=step.into))
+            same = layer.copies
+            calls.append(views.copy_of(step.name, layer, tuple(taken), step.reads, step.writes, step.into))
         elif same := same and [call.layer.dense for call in taken] == list(dense.parts or [dense]):
             call = join(taken) if dense.parts else taken[0]
             same = (tuple(memory.get(v, v) for v in call.inputs), call.output) == (step.reads, step.writes)

@@ -99,6 +99,14 @@ def cuts(call: LayerCall | None) -> bool:
     return moves(call) and call.layer.body.view.begin is not None
 
 
+def copy_of(
+    name: str, layer: Layer, parts: tuple[LayerCall, ...], reads: tuple[str, ...], writes: str, into: str
+) -> LayerCall:
+    """The call of a layer that copies what a concatenation or a slice moves; int8 keeps its scale."""
+    copy = LayerCall(name, layer, parts[0].source, reads, {}, writes, parts, into=into)
+    return copy.replace(ends=np.array([0, 0, LOW, HIGH])) if dtypes.of(layer.dtype).integer else copy
+
+
 class _Views:
     """The pass of this module."""
 
@@ -228,8 +236,7 @@ class _Views:
         layer = copying((count, width), dtype).reading(*data.lies)
         layer = layer.writing(*to.lies) if to else layer
         inputs = (self._memory(value),) if value in self.places else (value,)
-        copy = LayerCall(name, layer, call.source, inputs, {}, name, (call,), into=to.value if to else "")
-        return copy.replace(ends=np.array([0, 0, LOW, HIGH])) if dtypes.of(dtype).integer else copy
+        return copy_of(name, layer, (call,), inputs, name, to.value if to else "")
 
     def _even(self, size: int, dtype: str) -> tuple[int, int]:
         """``size`` elements as rows of whole vectors, if possible."""

@@ -14,10 +14,12 @@ from tvm import relax, te, tirx
 
 def places(bb: relax.BlockBuilder, x: relax.Expr, axis: int, count: int, largest: bool) -> relax.Var:
     """The positions of the ``count`` largest or smallest values along an axis, in order, int64. Of equal values the
-    first comes first.
+    first comes first. A ValueError if there are fewer values.
     """
     rank = len(x.ty.shape)
     axis %= rank
+    if count > int(x.ty.shape[axis]):
+        raise ValueError(f"it takes {count} of {int(x.ty.shape[axis])} values")
 
     def nest(data: te.Tensor) -> te.Tensor:
         size = int(data.shape[axis])

@@ -48,8 +48,8 @@ def from_onnx(
     Raises
     ------
     TvmMobilenetError
-        The file is missing, truncated, not ONNX, too old, of bytes without scales, of the wrong rank, or lacks
-        initialisers; or sizes are open, or differ from the given ones.
+        The file is missing, truncated or not ONNX; it has an opset that cannot be converted, bytes without scales, or
+        control flow that depends on data; it lacks initialisers; or sizes are open, or differ from the given ones.
     """
     path = Path(path)
     model = _load(path)

@@ -8,6 +8,7 @@ the same ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import onnx
@@ -54,16 +55,10 @@ def in_order(graph: onnx.GraphProto) -> None:
     needs = [{makers[n] for n in read_by(node) if n in makers} for node in graph.node]
     if all(max(need, default=-1) < i for i, need in enumerate(needs)):
         return
-    left, order = dict(enumerate(needs)), []
-    done: set[int] = set()
-    while left:
-        ready = [i for i, need in left.items() if need <= done]
-        if not ready:
-            return  # a circle: its first node is reported as one that reads an unknown value
-        order += ready
-        done.update(ready)
-        for i in ready:
-            del left[i]
+    try:
+        order = list(TopologicalSorter(dict(enumerate(needs))).static_order())
+    except CycleError:
+        return  # its first node is reported as one that reads an unknown value
     nodes = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
     del graph.node[:]
     graph.node.extend(nodes)

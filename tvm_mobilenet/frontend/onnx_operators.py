@@ -30,7 +30,9 @@ def _clip(bb, inputs, attrs, otherwise):
     low, high = (b if g is None else array_of(g).reshape(()) for b, g in zip(bounds, given, strict=True))
     if dtype.startswith("int"):
         ends = np.iinfo(dtype)
-        return relax.op.clip(x, max(int(low), ends.min) if low > -np.inf else ends.min, int(min(high, ends.max)))
+        low = max(int(low), ends.min) if low > -np.inf else ends.min
+        high = min(int(high), ends.max) if high < np.inf else ends.max
+        return relax.op.clip(x, min(low, high), high)
     return relax.op.clip(x, float(min(low, high)), float(high))
 
 
@@ -109,9 +111,9 @@ def _power(bb, inputs, attrs, otherwise):
 def _shrink(bb, inputs, attrs, otherwise):
     """``x - bias`` above ``lambd``, ``x + bias`` below ``-lambd``, else 0."""
     x, edge, bias = inputs[0], float(attrs.get("lambd", 0.5)), float(attrs.get("bias", 0.0))
-    above, below = bb.emit(relax.op.subtract(x, _const(bias))), bb.emit(relax.op.add(x, _const(bias)))
-    rest = bb.emit(relax.op.where(bb.emit(relax.op.less(x, _const(-edge))), below, _const(0.0)))
-    return relax.op.where(bb.emit(relax.op.greater(x, _const(edge))), above, rest)
+    above, below = bb.emit(relax.op.subtract(x, _const(x, bias))), bb.emit(relax.op.add(x, _const(x, bias)))
+    rest = bb.emit(relax.op.where(bb.emit(relax.op.less(x, _const(x, -edge))), below, _const(x, 0.0)))
+    return relax.op.where(bb.emit(relax.op.greater(x, _const(x, edge))), above, rest)
 
 
 def _one_hot(bb, inputs, attrs, otherwise):
@@ -143,16 +145,16 @@ def _random(bb, inputs, attrs, otherwise):
 def _celu(bb, inputs, attrs, otherwise):
     """``max(0, x) + min(0, alpha * (exp(x / alpha) - 1))``, as the operator's definition has it."""
     x, alpha = inputs[0], float(attrs.get("alpha", 1.0))
-    grown = bb.emit(relax.op.exp(bb.emit(relax.op.multiply(x, _const(1 / alpha)))))
-    below = bb.emit(relax.op.multiply(bb.emit(relax.op.subtract(grown, _const(1.0))), _const(alpha)))
+    grown = bb.emit(relax.op.exp(bb.emit(relax.op.multiply(x, _const(x, 1 / alpha)))))
+    below = bb.emit(relax.op.multiply(bb.emit(relax.op.subtract(grown, _const(x, 1.0))), _const(x, alpha)))
     return relax.op.add(
-        bb.emit(relax.op.nn.relu(x)), bb.emit(relax.op.minimum(below, _const(0.0)))
+        bb.emit(relax.op.nn.relu(x)), bb.emit(relax.op.minimum(below, _const(x, 0.0)))
     )  # exp may overflow to infinity for large x; its minimum with 0 is 0
 
 
 def _swish(bb, inputs, attrs, otherwise):
     x, alpha = inputs[0], float(attrs.get("alpha", 1.0))
-    scaled = x if alpha == 1.0 else bb.emit(relax.op.multiply(x, _const(alpha)))
+    scaled = x if alpha == 1.0 else bb.emit(relax.op.multiply(x, _const(x, alpha)))
     return relax.op.multiply(x, bb.emit(relax.op.sigmoid(scaled)))
 
 
@@ -164,7 +166,7 @@ def _lp_normalization(bb, inputs, attrs, otherwise):
     size = bb.emit(relax.op.abs(x) if p == 1 else relax.op.multiply(x, x))
     total = bb.emit(relax.op.sum(size, axis, keepdims=True))
     norm = total if p == 1 else bb.emit(relax.op.sqrt(total))
-    least = _const(np.finfo(np.float32).tiny)
+    least = _const(x, np.finfo(np.float32).tiny)
     return relax.op.divide(x, bb.emit(relax.op.maximum(norm, least)))
 
 
@@ -189,8 +191,8 @@ def _conv_transpose(bb, inputs, attrs, otherwise):
     return otherwise(inputs)
 
 
-def _const(value: float) -> relax.Expr:
-    return relax.const(float(value), "float32")
+def _const(x: relax.Expr, value: float) -> relax.Expr:
+    return relax.const(float(value), str(x.ty.dtype))
 
 
 CONVERTERS: dict[str, Callable] = {

@@ -95,10 +95,15 @@ def _extreme(values, places, importer, own, node: torch.fx.Node) -> tuple[relax.
 def _adaptive_maximum(importer, own, node: torch.fx.Node) -> tuple[relax.Var]:
     """A pool of equal windows, without the places of its maxima."""
     there, sizes = ([int(n) for n in value.shape[2:]] for value in (node.args[0].meta["val"], node.meta["val"][0]))
-    if any(n % size for n, size in zip(there, sizes, strict=True)) or any(user.args[1] for user in node.users):
+    if any(n % size for n, size in zip(there, sizes, strict=True)) or _places_are_read(node):
         raise ValueError("its windows differ in size, or the places of its maxima are read")
     window = [n // size for n, size in zip(there, sizes, strict=True)]
     return (importer.block_builder.emit(relax.op.nn.max_pool2d(importer.env[node.args[0]], window, window)),)
+
+
+def _places_are_read(node: torch.fx.Node) -> bool:
+    """Whether the places of a pool's maxima are read. An export may name them without a reader."""
+    return any(user.args[1] and user.users for user in node.users)
 
 
 def _clamp(importer, own, node: torch.fx.Node) -> relax.Var:
@@ -114,11 +119,11 @@ def _clamp(importer, own, node: torch.fx.Node) -> relax.Var:
 
 def _compared(operator, importer, own, node: torch.fx.Node) -> relax.Var:
     """A comparison. LLVM refuses TVM's comparison of truth values."""
-    given = [importer.env[v] if isinstance(v, torch.fx.Node) else v for v in node.args[:2]]
-    if all(str(getattr(getattr(v, "ty", None), "dtype", "bool")) != "bool" for v in given[:1]):
+    a, b = (importer.env[v] if isinstance(v, torch.fx.Node) else relax.const(float(v)) for v in node.args[:2])
+    if str(a.ty.dtype) != "bool":
         return own(node)
-    a, b = (_cast(importer, v, "int8") if isinstance(v, relax.Expr) else relax.const(int(v), "int8") for v in given)
-    return importer.block_builder.emit(operator(a, b))
+    dtype = "int8" if str(b.ty.dtype) == "bool" else str(b.ty.dtype)
+    return importer.block_builder.emit(operator(_cast(importer, a, dtype), _cast(importer, b, dtype)))
 
 
 def _composed(operator, importer, own, node: torch.fx.Node) -> relax.Var:
@@ -128,11 +133,13 @@ def _composed(operator, importer, own, node: torch.fx.Node) -> relax.Var:
 
 def _ranked(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
     """``topk`` and ``sort``; TVM calls its own runtime for them."""
-    named = {"topk": ("k", "dim", "largest"), "sort": ("dim", "descending")}[node.target._opname]
+    named = {"topk": ("k", "dim", "largest", "sorted"), "sort": ("dim", "descending")}[node.target._opname]
     stable = node.target._overloadname == "stable"
     names = ("stable", *named) if stable else named
     given = {"dim": -1, "largest": True, "descending": False}
     given |= dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+    if not given.get("sorted", True):
+        raise ValueError("sorted=False leaves the order of its values open; export it with sorted=True")
     x, axis = importer.env[node.args[0]], given["dim"]
     count = given.get("k", int(x.ty.shape[axis]))
     largest = given["descending"] if node.target._opname == "sort" else given["largest"]
@@ -246,7 +253,7 @@ def _dropout(importer, own, node: torch.fx.Node):
 
 def _maxima(importer, own, node: torch.fx.Node) -> relax.Var:
     """A pool without the places of its maxima, for which TVM's importer gives zeros."""
-    if any(user.args[1] for user in node.users):
+    if _places_are_read(node):
         raise ValueError("the places of its maxima are read; no layer computes them")
     return own(node)
 

@@ -129,7 +129,8 @@ class Simplify(Rewriter):
             one = known is not None and known.size and (known == known.flat[0]).all()
             one = one and (known.ndim == 0 or np.broadcast_shapes(*rest) == whole)
             told.append(constant(known.reshape(-1)[:1]) if one else value)
-        return relax.op.where(*told)
+        made = relax.op.where(*told)
+        return made if whole else self._reshape(relax.op.reshape(self.emit(made), whole))
 
     def _leaky(self, positive: relax.Expr, x: relax.Expr, otherwise: relax.Expr) -> relax.Call | None:
         """PReLU, which PyTorch's decompositions write as ``where(x > 0, x, x * slope)``."""
