@@ -19,7 +19,7 @@ import numpy as np
 
 from tvm_mobilenet.compiler import equalization, range_choice
 from tvm_mobilenet.compiler.calibration import images_of
-from tvm_mobilenet.compiler.equalization import decibels
+from tvm_mobilenet.compiler.equalization import decibels, spread
 from tvm_mobilenet.compiler.float_run import AT_ONCE, has_inner, outputs, products, rounded, walk
 from tvm_mobilenet.compiler.ranges import METHODS, Histogram
 from tvm_mobilenet.passes import equalize, moved
@@ -73,17 +73,18 @@ def scales_of(
     images : str
         A description of the inputs.
     method : str
-        ``auto``, or one of ``ranges.METHODS`` for all values.
+        ``auto``, or one of ``ranges.METHODS`` for all values. The sums that a layer rounds before a table or an
+        addition are never stored; their ranges are chosen among all methods.
     bounds : mapping of str to (float, float)
         The range of values whose least and largest are known, such as normalised bytes of an image.
     """
     sample = spread(inputs, SAMPLE)
-    factors = equalization.found(graph, inputs, sample)
+    factors = equalization.found(graph, inputs, SAMPLE)
     graph = equalize.run(graph, factors)
     seen, inner, means = _seen(graph, inputs)
     for value, (low, high) in (bounds or {}).items():
         seen[value].low, seen[value].high = min(low, seen[value].low), max(high, seen[value].high)
-    methods = dict.fromkeys((*seen, *inner), METHODS if method == AUTO else (method,))
+    methods = dict.fromkeys(seen, METHODS if method == AUTO else (method,)) | dict.fromkeys(inner, METHODS)
     methods |= dict.fromkeys(bounds or {}, ("minmax",))
     found, found_inner = range_choice.chosen(graph, sample, seen, inner, methods)
     scales = moved.agreed(graph, {value: one.scale for value, one in found.items()}, _computes)
@@ -100,14 +101,6 @@ def scales_of(
     )
     clipped = {value: histogram.clipped(scales[value]) for value, histogram in seen.items()}
     return replace(made, layers=_quality(graph, sample, made, ways, clipped))
-
-
-def spread(inputs: Sequence, count: int) -> list:
-    """``count`` inputs at even distances from the first to the last, so that all photographs of a repeated list are
-    included.
-    """
-    of, count = len(inputs) - 1, min(count, len(inputs))
-    return [inputs[round(i * of / max(1, count - 1))] for i in range(count)]
 
 
 def _seen(graph: LayerGraph, inputs: Sequence) -> tuple[dict, dict, dict]:

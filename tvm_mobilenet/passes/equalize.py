@@ -2,9 +2,9 @@
 
 The weights and biases of the layer that makes a value are multiplied by the factors, and the weights of its readers are
 divided by them (Nagel et al., 2019). The float32 result stays the same. Values that are added to each other share their
-factors. Between the two layers only linear operators or a ReLU may stand. A ReLU6 excludes factors, because values
-multiplied by a factor would be clamped at less than six. A channel that is small on the calibration images and large on
-others would then be clipped.
+factors. Between the two layers only linear operators, a ReLU, a PReLU or a clamp may stand. A ReLU6 clamps a channel
+with a factor f at 6 / f. So does the int8 range of such a value, which never exceeds six. Both are harmless if the
+channel stays smaller than that; `compiler/equalization.py` tests it on images that the factors were not made from.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tvm_mobilenet.kinds.activation import PER_CHANNEL, parsed
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, bounds, parsed
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 
-SCALABLE = ("none", "relu", "leaky", PER_CHANNEL)  # activations f with f(factor * x) = factor * f(x)
+SLOPED = ("leaky", PER_CHANNEL)  # activations with two slopes
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _weighted(call: LayerCall) -> bool:
 def _tied(call: LayerCall, sets: _Sets) -> set[str]:
     """Join the values of a call that share factors, and return those that can have none."""
     layer, (data, *others) = call.layer, call.inputs
-    scalable = layer.body is None and parsed(layer.activation)[0] in SCALABLE and layer.output_layout == "NHWC"
+    scalable = layer.body is None and _scalable(layer.activation) and layer.output_layout == "NHWC"
     fixed = set() if scalable else {call.output, *others}
     if layer.input_layout != "NHWC":
         fixed.update(call.inputs)
@@ -79,6 +79,12 @@ def _tied(call: LayerCall, sets: _Sets) -> set[str]:
     else:
         fixed.update((call.output, *call.inputs))
     return fixed
+
+
+def _scalable(activation: str) -> bool:
+    """Whether an activation f has f(factor * x) = factor * f(x), as far as it does not clamp."""
+    low, high = bounds(activation) or (1.0, 0.0)
+    return parsed(activation)[0] in SLOPED or low <= 0 <= high
 
 
 def _by_channel(call: LayerCall) -> bool:
