@@ -406,6 +406,7 @@ def test_kernels_of_vectors_that_the_machine_does_not_have_are_right_too(facts):
         kernel = tvm.compile(
             tvm.IRModule({"kernel": schedules.kernel(layer, decisions)}),
             target=tvm.target.Target({"kind": "llvm", "opt-level": 1}),
+            tir_pipeline=codegen.lowering(),
         )["kernel"]
 
         def run(arguments, kernel=kernel):
