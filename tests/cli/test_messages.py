@@ -70,7 +70,7 @@ def files(tmp_path_factory):
     weights.flat[7] = np.nan
     odd.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, odd.graph.initializer[0].name))
     onnx.save(odd, folder / "nan.onnx")
-    for name, element in (("string", onnx.TensorProto.STRING), ("half", onnx.TensorProto.BFLOAT16)):
+    for name, element in (("string", onnx.TensorProto.STRING), ("float8", onnx.TensorProto.FLOAT8E4M3FN)):
         odd = onnx.load(whole)
         odd.graph.input[0].type.tensor_type.elem_type = element
         onnx.save(odd, folder / f"{name}.onnx")
@@ -131,8 +131,8 @@ MODELS = {
     "loop.onnx": "--model loop.onnx: it is a link that leads back to itself",
     "stale.onnx": "--model stale.onnx: it is a link to gone.onnx, which does not exist",
     "nan.onnx": "infinities or NaN in the folded weights of c.*export it again",
-    "string.onnx": "is string.*only float32",
-    "half.onnx": "is bfloat16.*only float32",
+    "string.onnx": "is string.*only models in float32",
+    "float8.onnx": "is float8.*only models in float32",
     "sequence.onnx": "is a sequence.*takes tensors",
     "resnet18": "v1, v1-plain, v1-shallow, v2, v3-large, v3-small.*FILE.onnx, FILE.tflite or FILE.pt2",
     "mobilenetv3": "v3-large or --model v3-small",

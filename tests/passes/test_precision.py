@@ -12,7 +12,7 @@ from tvm_mobilenet.compiler.network import Network
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
-from tvm_mobilenet.passes import precision
+from tvm_mobilenet.passes import chosen_layers, precision
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature
 from tvm_mobilenet.passes.precision import Precision
 
@@ -156,10 +156,10 @@ def test_channels_whose_weights_vanish_are_told(small):
 def test_layers_that_sum_in_float32_are_named(small, wanted, found):
     if isinstance(found, str):
         with pytest.raises(TvmMobilenetError) as error:
-            precision.named(small, wanted)
+            chosen_layers.named(small, wanted)
         assert found in f"{error.value.message} {error.value.hint}"
         return
-    named = precision.named(small, wanted)
+    named = chosen_layers.named(small, wanted)
     assert list(named[: len(found)]) == found
     made = precision.run(small, Precision("float16", sums=named))
     sums = {call.name for call in made.calls if call.layer.sums}

@@ -18,7 +18,7 @@ from tvm_mobilenet import kinds
 from tvm_mobilenet.kinds import activation
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.models.options import ModelOptions
-from tvm_mobilenet.passes import precision
+from tvm_mobilenet.passes import chosen_layers, precision
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.precision import LargestSum, Precision
 
@@ -39,7 +39,7 @@ def decide(network) -> Precision:
         A weight is out of the dtype's range; ``--accumulate`` names no layer; an image cannot be read.
     """
     options, graph = network.options, network.graph
-    sums = precision.named(graph, options.accumulate) if options.accumulate else ()
+    sums = chosen_layers.named(graph, options.accumulate) if options.accumulate else ()
     precision.run(graph, Precision(options.dtype, options.io))  # refuse constants out of range before the slow part
     inputs, images = images_of(network, options)
     limit = precision.limit_of(options.dtype)

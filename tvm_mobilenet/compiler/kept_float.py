@@ -13,7 +13,7 @@ import numpy as np
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.compiler import calibration
 from tvm_mobilenet.models.options import FLOAT32
-from tvm_mobilenet.passes import equalize, precision, quantize
+from tvm_mobilenet.passes import chosen_layers, equalize, precision, quantize
 from tvm_mobilenet.passes.mixed import Kept
 from tvm_mobilenet.passes.quantize import Quantization
 
@@ -58,7 +58,7 @@ def named(network, decided: Quantization) -> tuple[str, ...]:
 def _calls(network, decided: Quantization, names: str) -> tuple[str, ...]:
     calls = network.graph.calls
     narrow = quantize.run(network.graph, decided).calls
-    found = precision.chosen((*calls, *narrow), names, FLAG, "layer", decided.dtype)
+    found = chosen_layers.chosen((*calls, *narrow), names, FLAG, "layer", decided.dtype)
     return tuple(call.name for call in calls if call.name in found)
 
 
