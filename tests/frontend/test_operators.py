@@ -135,6 +135,36 @@ def test_what_has_no_layer_is_refused_by_name(node, constants, words, tmp_path):
         passes.run(from_onnx(model_of(tmp_path / "net.onnx", node, constants=constants)))
 
 
+def test_outputs_may_be_inputs_and_one_value_in_several_shapes(tmp_path):
+    """Each has memory of its own, which a kernel must write."""
+    path = model_of(
+        tmp_path / "net.onnx",
+        h.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        h.make_node("Flatten", ["mean"], ["row"]),
+        h.make_node("Flatten", ["x"], ["all"]),
+        h.make_node("Identity", ["i"], ["same"]),
+        h.make_node("Slice", ["x", "zero", "zero", "one"], ["none"]),
+        h.make_node("Concat", ["none", "x", "mean"], ["whole"], axis=2),
+        constants=[("zero", np.array([0], np.int64)), ("one", np.array([2], np.int64))],
+        outputs=("x", "mean", "row", "all", "whole"),
+        shape=(1, 3, 4, 1),
+    )
+    model = onnx.load(path)
+    model.graph.input.append(h.make_tensor_value_info("i", TensorProto.INT64, (1, 3)))
+    model.graph.output.append(h.make_tensor_value_info("same", TensorProto.INT64, (1, 3)))
+    onnx.save(model, path)
+    build.build(ModelOptions(model=str(path)), targets.load("host"), output=tmp_path / "out")
+    found = verify.verify(tmp_path / "out", board="local")
+    assert found.ok and [o.name for o in found.outputs] == ["x", "mean", "row", "all", "whole", "same"]
+
+
+def test_an_output_that_is_a_constant_is_named(tmp_path):
+    node = h.make_node("Relu", ["x"], ["y"])
+    path = model_of(tmp_path / "net.onnx", node, constants=[("k", np.ones(3, np.float32))], outputs=("y", "k"))
+    with pytest.raises(TvmMobilenetError, match=r"output k is a constant.*\n.*leave it out"):
+        passes.run(from_onnx(path))
+
+
 @pytest.mark.parametrize(
     "where", ["half_pixel", *(pytest.param(w, marks=pytest.mark.full) for w in ("pytorch_half_pixel", "asymmetric"))]
 )

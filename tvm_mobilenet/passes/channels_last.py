@@ -26,7 +26,7 @@ from tvm_mobilenet.layer import ImpossibleLayerError, Layer
 from tvm_mobilenet.passes import axes
 from tvm_mobilenet.passes.axes import Axis, Tensor, dim, flat, fresh
 from tvm_mobilenet.passes.generic import NotGeneric, Piece, piece, pieces_of, transposed
-from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature
+from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature, copying
 from tvm_mobilenet.passes.marks import Marks
 from tvm_mobilenet.passes.problems import Problem, told
 from tvm_mobilenet.passes.quantize import Scale
@@ -61,6 +61,7 @@ class ChannelsLast:
         self.splits: dict[relax.Var, relax.Call] = {}
         self.copies: dict[tuple, Tensor] = {}  # copies of tensors whose reader needs another layout
         self.dtypes: dict[str, str] = {}  # of each value
+        self.placed: set[str] = set()  # values in the memory of an input or output
         self.problems: list[Problem] = []
         self.where, self.at = "", 0
 
@@ -78,12 +79,15 @@ class ChannelsLast:
             value = f"input_{i}"  # not the user's name, which a layer's value may have too
             inputs.append(Port(param.name, shape, str(param.ty.dtype), value))
             self.dtypes[value] = inputs[-1].dtype
+            self.placed.add(value)
             self.tensors[param] = fresh(value, _four(shape), shape)
         for i, binding in enumerate(b for block in self.main.body.blocks for b in block.bindings):
             value, self.at = binding.value, i
             self.where = self.sources.get(binding.var.name) or f"operator {i}"
             if isinstance(value, relax.Tuple):
                 self.tuples[binding.var] = list(value.fields)
+            elif isinstance(value, tvm.ir.Constant):
+                pass  # folded where it is read; as an output it is reported
             elif isinstance(value, relax.Var):
                 if value in self.tuples:
                     self.tuples[binding.var] = self.tuples[value]
@@ -340,16 +344,27 @@ class ChannelsLast:
         self.dtypes[name] = layer.output_dtype
         return Tensor(name, made.nhwc, made.stored, made.dims)
 
+    def _copy(self, x: Tensor) -> Tensor:
+        """A copy in the same order: each of a plan's inputs and outputs has memory of its own."""
+        dtype = self.dtypes[x.value]
+        layer = copying(x.shape, dtype) if dtype in OF_DATA else transposed((prod(x.shape),), (0,), dtype)
+        return self._called(layer, [x], x, {})
+
     def _output(self, index: int, name: str, expr: relax.Expr) -> Port:
         self.where = f"output{index}"
         x = self.tensors.get(expr)
         if x is None:
-            self.problems.append(Problem("output", str(index), "no tensors", "a constant", self.at))
-            return Port(name, (1,), "?", "?")
+            raise TvmMobilenetError(
+                f"output {name} is a constant: it does not depend on the inputs",
+                "leave it out of the model's outputs, and keep its values in the program that reads the others",
+            )
         try:
             x = self.in_order(x)
+            if x.value in self.placed and x.value in self.dtypes:  # not of an operator that is reported
+                x = self._copy(x)
         except (Unsupported, ImpossibleLayerError) as e:
             self.problems.append(Problem("output", str(index), str(list(x.shape)), str(e), self.at))
+        self.placed.add(x.value)
         return Port(name, x.shape, self.dtypes.get(x.value, "?"), x.value)
 
 

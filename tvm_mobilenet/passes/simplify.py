@@ -308,6 +308,16 @@ class Simplify(Rewriter):
         steps = {int(step.value) for given in call.args[4:] for step in given.fields}
         return call.args[0] if whole and steps <= {1} and call.args[0] in self._made else call
 
+    def _concat(self, call: relax.Call) -> relax.Expr:
+        """Operands without values are left out, such as a slice of no channels; a single one is the result."""
+        fields = getattr(call.args[0], "fields", None)
+        if fields is None:
+            return call
+        kept = [f for f in fields if 0 not in static_shape(f, self.where)]
+        if len(kept) == 1 and len(fields) > 1:
+            return kept[0]
+        return call if not kept or len(kept) == len(fields) else relax.op.concat(kept, int(call.attrs.axis))
+
     def _nn_dropout(self, call: relax.Call) -> relax.Expr:
         return relax.Tuple([call.args[0], call.args[0]])
 
