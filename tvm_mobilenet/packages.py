@@ -168,8 +168,9 @@ def import_tvm() -> None:
     """Import TVM and its RPC without PyTorch, which can still be imported later.
 
     TVM's FFI imports PyTorch if it is installed, to pass its tensors a little faster. That takes three quarters of the
-    time of importing TVM, and 200 MB. Code that runs, measures or serves kernels does not need it; where it is needed
-    it costs less after TVM: an error within TVM's import has it list the symbols of all libraries that are loaded.
+    time of importing TVM, and 200 MB. Code that runs, measures or serves kernels does not need it. Code that needs it
+    imports it after TVM, which is faster: TVM's import raises and catches an error, and for its traceback the FFI lists
+    the symbols of all libraries that are loaded.
 
     Call it before there are threads that import.
     """

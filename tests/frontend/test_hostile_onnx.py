@@ -168,10 +168,13 @@ def test_long_names_are_refused(tmp_path):
     refused(saved(tmp_path / "m.onnx", [node("Conv", ["x", "w"], ["y"])], shape=(long, 3, 8, 8)), "a name has 200,000")
 
 
-def test_functions_that_call_themselves_are_refused(tmp_path):
-    again = helper.make_function(
-        "own", "F", ["a"], ["b"], [node("F", ["a"], ["b"], domain="own")], [helper.make_opsetid("own", 1)]
-    )
+@pytest.mark.parametrize("through", ["", "If"])
+def test_functions_that_call_themselves_are_refused(through, tmp_path):
+    call = node("F", ["a"], ["b"], domain="own")
+    if through:
+        branch = helper.make_graph([call], "g", [], [helper.make_tensor_value_info("b", 1, None)])
+        call = node("If", ["a"], ["b"], then_branch=branch, else_branch=branch)
+    again = helper.make_function("own", "F", ["a"], ["b"], [call], [helper.make_opsetid("own", 1)])
     path = saved(
         tmp_path / "m.onnx",
         [node("F", ["x"], ["y"], domain="own")],

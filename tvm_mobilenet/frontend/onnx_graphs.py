@@ -35,11 +35,12 @@ def with_functions_inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProt
         key = (call.domain, call.op_type)
         if key in within:
             raise TvmMobilenetError(f"{path}: its function {call.op_type} calls itself", "export the model again")
+        inner = sum(size(node, within) for graph in inside(call) for node in graph.node)
         if key not in bodies:
-            return 1
+            return 1 + inner
         if key not in known:
             known[key] = sum(size(node, (*within, key)) for node in bodies[key])
-        return known[key]
+        return known[key] + inner
 
     if sum(size(node, ()) for node in model.graph.node) > limits.MOST_NODES:
         raise TvmMobilenetError(
