@@ -248,6 +248,26 @@ def test_an_input_of_open_size_is_refused(tmp_path):
         frontend.load(small_graph(tmp_path / "m.onnx", x_shape=(1, 3, "h", "w")))
 
 
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (helper.make_node("Concat", ["x", "x"], ["y"], "join"), "Concat at join lacks its attribute axis"),
+        (helper.make_node("MaxPool", ["x"], ["y"], "pool"), "MaxPool at pool lacks its attribute kernel_shape"),
+        (helper.make_node("Cast", ["x"], ["y"]), "Cast at y lacks its attribute to"),
+        (helper.make_node("Conv", ["x"], ["y"], "conv"), "Conv at conv lacks 1 of its 2 inputs"),
+    ],
+)
+def test_what_a_node_lacks_is_named(node, words, tmp_path):
+    with pytest.raises(TvmMobilenetError, match=words):
+        frontend.load(graph(tmp_path / "m.onnx", [node], {}))
+
+
+def test_an_opset_that_onnx_does_not_know_is_refused(tmp_path):
+    newest = onnx.defs.onnx_opset_version()
+    with pytest.raises(TvmMobilenetError, match=f"opset {newest + 1}; onnx .* up to {newest}"):
+        frontend.load(small_graph(tmp_path / "m.onnx", opset=newest + 1))
+
+
 def test_missing_initialisers_are_named(tmp_path):
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], "stem"),

@@ -180,6 +180,7 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
     opset = onnx_opsets.of(model)
     graph = model.graph
     onnx_quantized.prepare(model, path)
+    onnx_opsets.check(model, path)
     foreign = [
         f"{n.domain}.{n.op_type} at {n.name or n.output[0]}" for n in graph.node if n.domain not in ("", "ai.onnx")
     ]

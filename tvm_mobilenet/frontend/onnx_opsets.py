@@ -21,6 +21,41 @@ def of(model: onnx.ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
+def check(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse an opset that the installed onnx does not know, and nodes that lack what their opset requires of them.
+
+    TVM's importer takes defaults for both, which need not be meant.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The message names the node and what it lacks.
+    """
+    opset, newest = of(model), onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise TvmMobilenetError(
+            f"{path}: opset {opset}; onnx {onnx.__version__}, which is installed, knows opsets up to {newest}",
+            f"export it again with opset_version={newest} or an older one, or install a newer onnx",
+        )
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+            continue
+        try:
+            schema = onnx.defs.get_schema(node.op_type, opset, "")
+        except onnx.defs.SchemaError:
+            continue  # it came with a later opset: it is reported as an operator without a layer
+        given = {attribute.name for attribute in node.attribute}
+        lacks = [f"its attribute {a.name}" for a in schema.attributes.values() if a.required and a.name not in given]
+        if len(node.input) < schema.min_input:
+            lacks.append(f"{schema.min_input - len(node.input)} of its {schema.min_input} inputs")
+        if lacks:
+            raise TvmMobilenetError(
+                f"{path}: {node.op_type} at {node.name or ', '.join(node.output)} lacks {lacks[0]}, which opset "
+                f"{opset} requires",
+                "mend the program that wrote it: onnx.checker.check_model names such nodes too",
+            )
+
+
 def converted(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """The model with opset `OLDEST` or a later one. ``path`` is for messages.
 
