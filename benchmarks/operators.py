@@ -38,13 +38,14 @@ if the layers after it can read a part of its input; otherwise element-wise laye
 All layers of a row compute in any of its `dtypes`. Each case has a feature map of 1 x 4 x 8 x 8 values.
 `tests/frontend/test_drawn_graphs.py` draws graphs with other shapes and attributes and compares them with ONNX Runtime.
 
-Generic layers compute in float32, and pass int64 and bool to each other. In float16 and int8 networks they stay in
-float32, between conversions. Generic layers that only move values (concatenations, slices, changes of order) move
-float16 or int8 if they stand between two layers of this dtype.
+Generic layers compute in float32, or in float64 where the model does, and pass integers and bool to each other. In
+float16 and int8 networks they stay in float32, between conversions. Generic layers that only move values
+(concatenations, slices, changes of order) move float16 or int8 if they stand between two layers of this dtype.
 
-These operators are refused, with an error that names them: `NonZero`, `NonMaxSuppression`, `Unique` (their
-shapes depend on data, or TVM computes them by calls of its own runtime), recurrent layers, what draws random numbers,
-and `If`, `Loop` and `Scan`, but for an `If` whose condition follows from shapes. Files of opsets 7 to 10 are converted.
+These operators are refused, with an error that names them: `NonZero`, `NonMaxSuppression`, `Unique` (their shapes
+depend on data, or TVM computes them by calls of its own runtime), a `TopK` that leaves the order of its values open,
+recurrent layers, operators that draw random numbers, and `If`, `Loop` and `Scan`. An `If` whose condition follows from
+shapes is its branch. Files of opsets 7 to 10 are converted.
 
 TFLite files (`--model net.tflite`) may have the following operators. They become the same layers as ONNX's operators of
 the same meaning (`tests/frontend/test_tflite_operators.py` compares them with LiteRT): @TFLITE@.
