@@ -47,10 +47,9 @@ def started(folder: Path, out: Path, settings: dict[str, str], arguments: tuple[
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--target", "rpi4", "--alpha", "0.25", "--resolution", "32", "--dtype", "int8", "--io", "uint8"),
+        ("--target", "armv7", "--alpha", "0.25", "--resolution", "32", "--dtype", "int8", "--io", "uint8"),
         ("--target", "rpi5", "--model", "v3-small", "--alpha", "0.35", "--resolution", "32", "--dtype", "int8"),
         ("--target", "host", "--model", "v2", "--alpha", "0.35", "--resolution", "32"),
-        ("--target", "armv7", "--alpha", "0.25", "--resolution", "32"),
     ],
     ids=" ".join,
 )
