@@ -263,6 +263,7 @@ CASES = {
     "backwards": op("STRIDED_SLICE", (1, 9, 4, 6), i(0, 0, 0, 0), i(0, 0, 0, 0), i(1, 1, -2, 1), kind="StridedSlice", beginMask=15, endMask=15),
     "reversed": op("REVERSE_V2", SHAPE, i(1)),
     "the largest": lambda net, x: best(net, x)[0],
+    "integers, as Keras casts them": lambda net, x: net.op("CAST", [net.op("MUL", [net.op("CAST", [x], net.value(SHAPE, "int32"), "Cast"), net.constant(np.int32(3))], net.value(SHAPE, "int32"))], net.value(SHAPE), "Cast"),
     "places of the largest": lambda net, x: net.op("CAST", [best(net, x)[1]], net.value((1, 9, 8, 2))),
     "blocks to batches": op("SPACE_TO_BATCH_ND", (4, 5, 5, 6), i(2, 2), np.int32([[0, 1], [2, 0]])),
     "batches to blocks": lambda net, x: net.op("BATCH_TO_SPACE_ND", [net.op("SPACE_TO_BATCH_ND", [x, net.constant(i(3, 2)), net.constant(np.int32([[0, 0], [1, 1]]))], net.value((6, 3, 5, 6))), net.constant(i(2, 3)), net.constant(np.int32([[1, 0], [0, 2]]))], net.value((1, 5, 13, 6))),

@@ -13,7 +13,6 @@ from functools import reduce
 import numpy as np
 from tvm import relax
 
-from tvm_mobilenet.frontend import tflite_schema as schema
 from tvm_mobilenet.frontend.tflite_values import Call, Value
 
 op = relax.op
@@ -147,10 +146,9 @@ def prelu(call: Call) -> Value:
 
 def cast(call: Call) -> Value:
     """Conversion to another dtype."""
-    dtype = schema.TYPES.get(call.options["out_type"], "?")
-    if dtype not in ("float32", "int32", "int64", "bool"):
-        raise ValueError(f"numbers in {dtype}")
-    return own(call, op.astype(call.own(0), dtype))
+    if call.dtype not in ("float32", "int32", "int64", "bool"):
+        raise ValueError(f"numbers in {call.dtype}")
+    return own(call, op.astype(call.own(0), call.dtype))
 
 
 def as_it_is(call: Call) -> Value:

@@ -117,7 +117,7 @@ class _Import:
     def _operator(self, operator: Operator) -> None:
         values = [None if i == NONE else self._value(i) for i in operator.inputs]
         written = [self.graph.tensors[o] for o in operator.outputs]
-        call = Call(self.bb, operator, values, written[0].shape)
+        call = Call(self.bb, operator, values, written[0].shape, written[0].dtype)
         try:
             known = tflite_fold.computed(call)
             if known is not None:

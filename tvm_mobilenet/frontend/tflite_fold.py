@@ -12,7 +12,6 @@ from collections.abc import Callable
 import numpy as np
 
 from tvm_mobilenet.files import limits
-from tvm_mobilenet.frontend import tflite_schema as schema
 from tvm_mobilenet.frontend.tflite_values import Call
 from tvm_mobilenet.frontend.tflite_views import filled, gathered, strided
 
@@ -77,10 +76,9 @@ def _expanded(call: Call) -> np.ndarray:
 
 
 def _cast(call: Call) -> np.ndarray:
-    dtype = schema.TYPES.get(call.options["out_type"], "?")
-    if dtype not in ("float32", "int32", "int64", "bool"):
-        raise ValueError(f"numbers in {dtype}")
-    return call.array(0).astype(dtype)
+    if call.dtype not in ("float32", "int32", "int64", "bool"):
+        raise ValueError(f"numbers in {call.dtype}")
+    return call.array(0).astype(call.dtype)
 
 
 def _product(call: Call) -> np.ndarray:

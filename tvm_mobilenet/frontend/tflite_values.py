@@ -80,10 +80,13 @@ class Call:
         Its operands; None for one that is left out.
     size : tuple of int
         The shape that the file has for its first output.
+    dtype : str
+        The dtype of that output. Converters leave the one in the options of a CAST unset.
     """
 
-    def __init__(self, bb, operator: Operator, values: list[Value | None], size: tuple[int, ...]):
-        self.bb, self.operator, self.options, self.values, self.size = bb, operator, operator.options, values, size
+    def __init__(self, bb, operator: Operator, values: list[Value | None], size: tuple[int, ...], dtype: str):
+        self.bb, self.operator, self.options, self.values = bb, operator, operator.options, values
+        self.size, self.dtype = size, dtype
 
     @property
     def where(self) -> str:
