@@ -15,10 +15,28 @@ import tvm
 from tvm import relax
 
 from tvm_mobilenet.passes.folded_constants import constant
-from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, static_shape
+from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, scalar, static_shape
 
 _JOINS = ("add", "subtract", "maximum", "minimum")
 _ROUNDING = 1e-6  # the relative error of a slope that several roundings to float32 made
+
+
+def chosen_by_sign(within: Rewriter, positive: relax.Expr, x: relax.Expr, otherwise: relax.Expr) -> relax.Call | None:
+    """PReLU, which PyTorch's decompositions write as ``where(x > 0, x, x * slope)``."""
+    compared = within.made_by(positive, "greater", "greater_equal")
+    scaled = within.made_by(otherwise, "multiply")
+    if compared is None or scaled is None or not compared.args[0].same_as(x) or scalar(compared.args[1]) != 0:
+        return None
+    slope, shape = array(scaled.args[1]), static_shape(x, within.where)
+    if slope is None or not scaled.args[0].same_as(x) or slope.ndim > len(shape):
+        return None
+    if slope.size == 1:
+        return relax.op.nn.leakyrelu(x, float(slope.reshape(())))
+    slope = slope.reshape((1,) * (len(shape) - slope.ndim) + slope.shape)
+    axes = [i for i, size in enumerate(slope.shape) if size > 1]
+    if len(axes) > 1 or slope.shape[axes[0]] != shape[axes[0]]:
+        return None
+    return relax.op.nn.prelu(x, constant(slope.reshape(-1)), axes[0])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tvm import relax
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.kinds.windows import window_of
-from tvm_mobilenet.passes import folded_constants
+from tvm_mobilenet.passes import folded_constants, kinks
 from tvm_mobilenet.passes.folded_constants import constant
 from tvm_mobilenet.passes.generic import piece
 from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, scalar, static_shape
@@ -119,7 +119,7 @@ class Simplify(Rewriter):
         """A number becomes a tensor of one element, which TVM's loop nests read; so does a tensor of one number that
         only fills the shape of another operand.
         """
-        leaky = self._leaky(*call.args)
+        leaky = kinks.chosen_by_sign(self, *call.args)
         if leaky is not None:
             return leaky
         shapes = [static_shape(a, self.where) for a in call.args]
@@ -131,23 +131,6 @@ class Simplify(Rewriter):
             told.append(constant(known.reshape(-1)[:1]) if one else value)
         made = relax.op.where(*told)
         return made if whole else self._reshape(relax.op.reshape(self.emit(made), whole))
-
-    def _leaky(self, positive: relax.Expr, x: relax.Expr, otherwise: relax.Expr) -> relax.Call | None:
-        """PReLU, which PyTorch's decompositions write as ``where(x > 0, x, x * slope)``."""
-        compared = self.made_by(positive, "greater", "greater_equal")
-        scaled = self.made_by(otherwise, "multiply")
-        if compared is None or scaled is None or not compared.args[0].same_as(x) or scalar(compared.args[1]) != 0:
-            return None
-        slope, shape = array(scaled.args[1]), static_shape(x, self.where)
-        if slope is None or not scaled.args[0].same_as(x) or slope.ndim > len(shape):
-            return None
-        if slope.size == 1:
-            return relax.op.nn.leakyrelu(x, float(slope.reshape(())))
-        slope = slope.reshape((1,) * (len(shape) - slope.ndim) + slope.shape)
-        axes = [i for i, size in enumerate(slope.shape) if size > 1]
-        if len(axes) > 1 or slope.shape[axes[0]] != shape[axes[0]]:
-            return None
-        return relax.op.nn.prelu(x, constant(slope.reshape(-1)), axes[0])
 
     # ---- arithmetic with constants
 
