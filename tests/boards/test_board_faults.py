@@ -306,12 +306,12 @@ def test_a_terminal_that_is_resized_during_a_run(agent, tmp_path):
     drain.start()
     client = Client(
         tmp_path,
-        "verify",
+        "bench",
         modules.tiny(),
         "--board",
         agent.url,
-        "--inputs",
-        "1",
+        "--seconds",
+        "0.3",
         "--json",
         stderr=theirs,
         before="import os; os.setsid(); import fcntl, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0)",
@@ -322,7 +322,7 @@ def test_a_terminal_that_is_resized_during_a_run(agent, tmp_path):
         fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 20 + sizes % 50, 80, 0, 0))
         time.sleep(0.03)
     os.close(theirs)
-    assert client.process.returncode == 0 and json.loads(client.process.stdout.read())["ok"] and sizes > 20
+    assert client.process.returncode == 0 and json.loads(client.process.stdout.read())["rows"] and sizes > 20
     os.close(ours)
     assert agent.is_clean()
 
