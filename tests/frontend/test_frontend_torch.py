@@ -148,6 +148,20 @@ def test_two_inputs():
     assert_close(graph, model, X, -X)
 
 
+def test_sums_and_products_of_truth_values_become_logic():
+    """LLVM has no arithmetic of them; PyTorch computes ``or`` and ``and``."""
+
+    class Truths(nn.Module):
+        def forward(self, x):
+            a, b = x > 0, x < 1
+            return (a * b).float(), (a + b).float(), torch.maximum(a, b).float(), torch.minimum(a, b).float()
+
+    graph = passes.run(frontend.from_torch(Truths().eval(), X))
+    assert {"logical_and", "logical_or"} <= {call.layer.op for call in graph.calls}
+    assert not {"add", "multiply", "maximum", "minimum"} & {call.layer.op for call in graph.calls}
+    assert_close(graph, Truths(), X)
+
+
 @pytest.mark.parametrize(
     ("model", "x", "message"),
     [
