@@ -27,7 +27,8 @@ def network():
     """The network of five layers in int8, of which one adds noise to what its channels should be."""
     found = load_network(replace(modules.tiny_options(), dtype="int8"))
     shifts = dict(found.precision.shifts)
-    shifts[BAD] = tuple(np.random.default_rng(0).normal(0, 4, len(shifts[BAD])))
+    sizes = np.asarray(found.precision.factors.get(BAD, 1.0))  # of its channels, which calibration chose
+    shifts[BAD] = tuple(sizes * np.random.default_rng(0).normal(0, 16, len(shifts[BAD])))
     decided = replace(found.precision, shifts=shifts)
     return replace(found, precision=decided, graph=decided.applied(found.original))
 
