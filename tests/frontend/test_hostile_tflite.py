@@ -97,7 +97,6 @@ def test_what_would_fill_the_memory_is_refused(name, tmp_path):
         (lambda net: net.op("RELU", [net.input(SHAPE)], 0), "written twice"),
         (lambda net: net.op("RELU", [net.value(SHAPE)], net.value(SHAPE)), "made by nothing|no inputs"),
         (lambda net: net.op("RELU", [net.input(SHAPE, "string")], net.value(SHAPE)), "is string"),
-        (lambda net: net.op("RELU", [net.input(SHAPE, "int64")], net.value(SHAPE)), "is int64"),
     ],
 )
 def test_what_no_network_has_is_refused(make, words, tmp_path):
