@@ -98,6 +98,7 @@ FORMS = {  # of a feature map; each has been refused or wrong
     "a number of truths": lambda x: torch.count_nonzero(x > 0, 1).float(),
     "a resize of rows": lambda x: torch.nn.functional.interpolate(x.flatten(2), size=31, mode="linear"),
     "a circular pad": lambda x: torch.nn.functional.pad(x, (1, 2, 3, 4), mode="circular"),
+    "truths in order": lambda x: ((x > 0) < (x > -1)).float() + ((x > 0) >= (x > 1)).float(),
     "truths beside a number": lambda x: ((x > 0) == 0.5).float() + ((x > 0) != 256).float(),
     "truths beside numbers": lambda x: ((x > 0) == x.abs().clamp(max=1)).float(),
     "maxima whose places nobody reads": lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True)[0],

@@ -84,13 +84,6 @@ def _top(bb, inputs, attrs, otherwise):
     return relax.Tuple(found)
 
 
-def _equal(bb, inputs, attrs, otherwise):
-    """LLVM refuses TVM's comparison of truth values."""
-    if all(str(x.ty.dtype) != "bool" for x in inputs):
-        return otherwise(inputs)
-    return relax.op.equal(*(bb.emit(relax.op.astype(x, "int8")) for x in inputs))
-
-
 def _gather(bb, inputs, attrs, otherwise):
     """Values at positions. TVM reads outside of the data at positions outside of it, which an input may have."""
     x, where = inputs
@@ -202,7 +195,6 @@ CONVERTERS: dict[str, Callable] = {
     "Max": _extreme(relax.op.maximum),
     "TopK": _top,
     "Gather": _gather,
-    "Equal": _equal,
     "Pow": _power,
     "Shrink": _shrink,
     "OneHot": _one_hot,

@@ -16,19 +16,13 @@ from tvm import relax
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.kinds.windows import window_of
-from tvm_mobilenet.passes import folded_constants, kinks
+from tvm_mobilenet.passes import folded_constants, kinks, truths
 from tvm_mobilenet.passes.folded_constants import constant
 from tvm_mobilenet.passes.generic import piece
 from tvm_mobilenet.passes.rewrite import Rewriter, array, op_name, scalar, static_shape
 
 _MOST_FACTORS = 8  # most factors of a power that becomes products
 _FEWER = 4  # if divisors are this many times fewer than values, their inverses are computed instead
-_OF_TRUTHS = {  # of two truth values, for which LLVM has no arithmetic
-    "add": relax.op.logical_or,
-    "maximum": relax.op.logical_or,
-    "minimum": relax.op.logical_and,
-    "multiply": relax.op.logical_and,
-}
 _BROADCASTS = ("add", "divide", "maximum", "minimum", "multiply", "subtract")
 
 
@@ -56,8 +50,9 @@ class Simplify(Rewriter):
         folded = folded_constants.of(name, value, self._bb)
         if folded is not None:
             return folded
-        if name in _OF_TRUTHS and all(str(a.ty.dtype) == "bool" for a in value.args):
-            return _OF_TRUTHS[name](*value.args)
+        logical = truths.of(name, value, self._bb)
+        if logical is not None:
+            return logical
         if name in _BROADCASTS:
             value = self._unexpanded(value)
         method = getattr(self, "_" + name.replace(".", "_").lstrip("@"), None)
