@@ -113,10 +113,7 @@ class _Views:
     def __init__(self, graph: LayerGraph, core):
         self.graph, self.core = graph, core
         self.makers = {call.output: call for call in graph.calls}
-        self.readers: dict[str, list[LayerCall]] = {}
-        for call in graph.calls:
-            for value in dict.fromkeys(call.inputs):
-                self.readers.setdefault(value, []).append(call)
+        self.readers = graph.calls_reading()
         self.outside = {port.value for port in graph.signature.outputs}
         self.places: dict[str, _Rows] = {}  # the places of values that are parts of others
         self.copied: dict[str, list[tuple[int, str, _Rows]]] = {}  # by concatenation, the operands that are copied
@@ -148,9 +145,8 @@ class _Views:
             return rows.contiguous or counts <= {1, rows.count}
         if reader.inputs.index(value) or reader.inputs.count(value) > 1:
             return False
-        if (
-            image(layer) and dtypes.of(layer.dtype).integer and not rows.contiguous
-        ):  # it reads quads, also of the last row
+        quads = image(layer) and dtypes.of(layer.dtype).integer  # it reads quads, also of the last row
+        if quads and not rows.contiguous:
             return False
         return rows.fits(layer.input_place, layer.input_layout, layer)
 

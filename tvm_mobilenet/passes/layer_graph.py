@@ -175,6 +175,14 @@ class LayerGraph:
         """The number of readers of each value, layers and outputs together."""
         return Counter([v for c in self.calls for v in c.inputs] + [p.value for p in self.signature.outputs])
 
+    def calls_reading(self) -> dict[str, list[LayerCall]]:
+        """The calls that read each value, in order."""
+        found: dict[str, list[LayerCall]] = {}
+        for call in self.calls:
+            for value in dict.fromkeys(call.inputs):
+                found.setdefault(value, []).append(call)
+        return found
+
     def in_order(self, start: int = 0) -> Iterator[tuple[LayerCall, list[str]]]:
         """The calls from a place on, each with the values that it reads last, which a caller may then free."""
         left = self.readers()

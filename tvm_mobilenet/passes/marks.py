@@ -60,10 +60,7 @@ def run(graph: LayerGraph) -> LayerGraph:
     """The graph with its marks at the layers that make their data; the same graph if it has none."""
     if not known(graph):
         return graph
-    readers: dict[str, list[LayerCall | None]] = {}
-    for call in graph.calls:
-        for value in call.inputs:
-            readers.setdefault(value, []).append(call)
+    readers: dict[str, list[LayerCall | None]] = {value: [*calls] for value, calls in graph.calls_reading().items()}
     for port in graph.signature.outputs:
         readers.setdefault(port.value, []).append(None)
     kept: dict[str, LayerCall] = {}

@@ -31,7 +31,7 @@ def joins(layer: Layer) -> bool:
 
 def between(graph: LayerGraph, computes: Callable[[LayerCall], bool]) -> frozenset[str]:
     """The names of the layers that move values from one layer that ``computes`` to another. A copy computes nothing."""
-    readers = _readers(graph)
+    readers = graph.calls_reading()
     wanted: set[str] = set()
     for call in reversed(graph.calls):
         behind = any(reader.name in wanted for reader in readers.get(call.output, ()))
@@ -51,7 +51,7 @@ def agreed(graph: LayerGraph, scales: Mapping[str, Scale], computes: Callable[[L
     """The scales of a network's values, with one scale for what is joined where that loses little, and the scale of its
     data for the output of a layer that moves values.
     """
-    found, readers = dict(scales), _readers(graph)
+    found, readers = dict(scales), graph.calls_reading()
     makers = {call.output: call for call in graph.calls}
     ends = {port.value for port in graph.signature.outputs}
     moving = between(graph, computes)
@@ -84,11 +84,3 @@ def _near(scale: Scale, own: Scale) -> bool:
     """Whether a value of one scale loses little in another."""
     (low, high), (least, most) = scale.ends, own.ends
     return scale.step <= COARSER * own.step and max(0, low - least) + max(0, most - high) <= LACKING * (most - least)
-
-
-def _readers(graph: LayerGraph) -> dict[str, list[LayerCall]]:
-    found: dict[str, list[LayerCall]] = {}
-    for call in graph.calls:
-        for value in dict.fromkeys(call.inputs):
-            found.setdefault(value, []).append(call)
-    return found

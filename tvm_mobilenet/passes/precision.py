@@ -297,10 +297,7 @@ def _moving(graph: LayerGraph, narrow: set[str], precision: Precision) -> set[st
 
 def _dtypes_of_values(graph: LayerGraph, narrow: set[str], precision: Precision) -> dict[str, str]:
     """The dtype of each value that a layer writes."""
-    readers: dict[str, list[LayerCall]] = {}
-    for call in graph.calls:
-        for value in call.inputs:
-            readers.setdefault(value, []).append(call)
+    readers = graph.calls_reading()
     scores = {call.inputs[0] for call in _scores(graph) if not call.layer.weight_shape}
     held = {port.value: port.dtype for port in graph.signature.inputs}
     for call in graph.calls:
