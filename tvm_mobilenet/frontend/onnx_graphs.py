@@ -7,7 +7,7 @@ the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -113,6 +113,25 @@ def branch(node: onnx.NodeProto, condition: bool) -> tuple[list[onnx.NodeProto],
 def _made_in(graph: onnx.GraphProto) -> set[str]:
     names = {name for node in graph.node for name in node.output if name}
     return names | {tensor.name for tensor in graph.initializer}
+
+
+def parts(*of: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    """Graphs or functions, and the graphs inside their nodes."""
+    left = list(of)
+    while left:
+        part = left.pop()
+        yield part
+        left += [graph for node in part.node for graph in inside(node)]
+
+
+def tensors(part: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    """The constants of a graph or function: initialisers, and attributes of its nodes."""
+    if isinstance(part, onnx.GraphProto):
+        yield from part.initializer
+    for attribute in (a for node in part.node for a in node.attribute):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
 
 
 def inside(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -16,7 +16,7 @@ import onnx
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import limits
-from tvm_mobilenet.frontend import onnx_wire
+from tvm_mobilenet.frontend import onnx_graphs, onnx_wire
 
 _MOST_BYTES = (2 << 30) - 1  # limit of a file, by the format
 _MOST_PROPAGATED = 4096  # elements of a shape that a graph computes
@@ -70,7 +70,7 @@ def check_graph(model: onnx.ModelProto, path: Path) -> None:
     if model.training_info:
         raise TvmMobilenetError(f"{path} has a graph for training", "export the model in inference mode (model.eval())")
     count = 0
-    for graph in _graphs(model.graph):
+    for graph in onnx_graphs.parts(model.graph):
         count += len(graph.node)
         if count > limits.MOST_NODES:
             break
@@ -97,13 +97,8 @@ def check_graph(model: onnx.ModelProto, path: Path) -> None:
 
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Every tensor that a graph and its inner graphs store."""
-    for one in _graphs(graph):
-        yield from one.initializer
-        for node in one.node:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
+    for part in onnx_graphs.parts(graph):
+        yield from onnx_graphs.tensors(part)
 
 
 def check_values(shapes: dict[str, tuple[tuple[int, ...], str]], path: Path) -> None:
@@ -205,18 +200,6 @@ def _broadcast(shape: tuple[int, ...], wanted: np.ndarray) -> list[int]:
     length = max(len(shape), len(dims))
     padded = ([1] * (length - len(s)) + list(s) for s in (shape, dims))
     return [max(a, b) for a, b in zip(*padded, strict=True)]
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph, and the graphs inside its nodes."""
-    left = [graph]
-    while left:
-        one = left.pop()
-        yield one
-        for node in one.node:
-            for attribute in node.attribute:
-                left += [attribute.g] if attribute.HasField("g") else []
-                left += attribute.graphs
 
 
 def _attributes(graph: onnx.GraphProto) -> Iterator[onnx.AttributeProto]:

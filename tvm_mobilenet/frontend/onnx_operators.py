@@ -15,7 +15,7 @@ import tvm
 from tvm import relax
 
 from tvm_mobilenet.frontend import nests, onnx_resizes
-from tvm_mobilenet.frontend.onnx_resizes import array_of, text
+from tvm_mobilenet.frontend.onnx_arguments import array_of, text
 
 
 def _clip(bb, inputs, attrs, otherwise):

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import tvm
 from tvm import relax
 
 from tvm_mobilenet.files import limits
+from tvm_mobilenet.frontend.onnx_arguments import array_of, is_empty, text
 
 _WHERE = "coordinate_transformation_mode"
 
@@ -21,7 +21,7 @@ _WHERE = "coordinate_transformation_mode"
 def resize(bb, inputs, attrs: dict, otherwise: Callable) -> relax.Expr:
     """The Relax expression of a Resize, see `onnx_operators`."""
     given = type(inputs)  # it gives None for missing inputs
-    inputs = given(None if i and x is not None and _is_empty(x) else x for i, x in enumerate(inputs))
+    inputs = given(None if i and x is not None and is_empty(x) else x for i, x in enumerate(inputs))
     x, axes = inputs[0], [int(a) for a in attrs.pop("axes", ())]
     shape = [int(d) for d in x.ty.shape]
     axes = [a % len(shape) for a in axes] or list(range(len(shape)))
@@ -160,19 +160,3 @@ _ROUNDED = {
     "round_prefer_floor": lambda at: np.ceil(at - 0.5),
     "round_prefer_ceil": lambda at: np.floor(at + 0.5),
 }
-
-
-def _is_empty(expr: relax.Expr) -> bool:
-    return isinstance(expr, tvm.ir.Constant) and expr.value.numpy().size == 0
-
-
-def text(value) -> str:
-    """An attribute that is a text."""
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def array_of(expr: relax.Expr) -> np.ndarray:
-    """The array of a constant; a ValueError if it is none."""
-    if not isinstance(expr, tvm.ir.Constant):
-        raise ValueError("an argument that is not constant")
-    return expr.value.numpy()

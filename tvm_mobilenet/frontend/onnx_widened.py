@@ -7,7 +7,6 @@ A file often holds half-precision values because another engine asked for them, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,12 @@ def widen(model: onnx.ModelProto) -> bool:
     Casts that then change nothing are left to the importer.
     """
     found = False
-    for part in _parts(model):
+    for part in onnx_graphs.parts(model.graph, *model.functions):
         ports = () if isinstance(part, onnx.FunctionProto) else (*part.input, *part.output)
         for value in (*ports, *part.value_info):
             if value.type.tensor_type.elem_type in HALVES:
                 value.type.tensor_type.elem_type, found = TensorProto.FLOAT, True
-        for tensor in _tensors(part):
+        for tensor in onnx_graphs.tensors(part):
             if tensor.data_type in HALVES:
                 wide = numpy_helper.to_array(tensor).astype(np.float32)
                 tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
@@ -47,21 +46,3 @@ def loaded(path: Path) -> tuple[onnx.ModelProto, bool]:
     """A checked file's model with its weights, in float32, and whether it was not all of it before."""
     model = onnx.load(path)
     return model, widen(model)
-
-
-def _parts(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    """The graph, the functions, and the graphs inside of nodes."""
-    left = [model.graph, *model.functions]
-    while left:
-        part = left.pop()
-        yield part
-        left += [graph for node in part.node for graph in onnx_graphs.inside(node)]
-
-
-def _tensors(part: onnx.GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:
-    if not isinstance(part, onnx.FunctionProto):
-        yield from part.initializer
-    for attribute in (a for node in part.node for a in node.attribute):
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
