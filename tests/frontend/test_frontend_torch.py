@@ -100,6 +100,7 @@ FORMS = {  # of a feature map; each has been refused or wrong
     "a circular pad": lambda x: torch.nn.functional.pad(x, (1, 2, 3, 4), mode="circular"),
     "truths in order": lambda x: ((x > 0) < (x > -1)).float() + ((x > 0) >= (x > 1)).float(),
     "truths beside a number": lambda x: ((x > 0) == 0.5).float() + ((x > 0) != 256).float(),
+    "truths below a number": lambda x: ((x > 0) < 0.5).float() + ((x > 0) >= 0.5).float() * 2,
     "truths beside numbers": lambda x: ((x > 0) == x.abs().clamp(max=1)).float(),
     "maxima whose places nobody reads": lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True)[0],
     "shifted": lambda x: ((x.abs() * 100).long() << 1).float(),

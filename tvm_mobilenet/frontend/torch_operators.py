@@ -118,12 +118,11 @@ def _clamp(importer, own, node: torch.fx.Node) -> relax.Var:
 
 
 def _compared(operator, importer, own, node: torch.fx.Node) -> relax.Var:
-    """A comparison. LLVM refuses TVM's comparison of truth values."""
+    """A comparison of truth values with numbers, which TVM's importer would make truth values."""
     a, b = (importer.env[v] if isinstance(v, torch.fx.Node) else relax.const(float(v)) for v in node.args[:2])
-    if str(a.ty.dtype) != "bool":
+    if str(a.ty.dtype) != "bool" or str(b.ty.dtype) == "bool":
         return own(node)
-    dtype = "int8" if str(b.ty.dtype) == "bool" else str(b.ty.dtype)
-    return importer.block_builder.emit(operator(_cast(importer, a, dtype), _cast(importer, b, dtype)))
+    return importer.block_builder.emit(operator(_cast(importer, a, str(b.ty.dtype)), b))
 
 
 def _composed(operator, importer, own, node: torch.fx.Node) -> relax.Var:
@@ -239,7 +238,7 @@ def _random_leaky(importer, own, node: torch.fx.Node) -> tuple[relax.Var]:
     """``rrelu``, which takes the mean of its two slopes at inference."""
     data, _, lower, upper, training = (*node.args, *(0.125, 1 / 3, False)[len(node.args) - 2 :])[:5]
     if training:
-        raise ValueError("it draws random numbers; export the model in inference mode (model.eval())")
+        return _random(importer, own, node)
     return (importer.block_builder.emit(relax.op.nn.leakyrelu(importer.env[data], (lower + upper) / 2)),)
 
 
@@ -281,10 +280,21 @@ def _complement(x: relax.Expr) -> relax.Expr:
     return relax.op.subtract(relax.const(1.0, x.ty.dtype), relax.op.erf(x))
 
 
+_COMPARISONS = {
+    "eq": relax.op.equal,
+    "ne": relax.op.not_equal,
+    "lt": relax.op.less,
+    "le": relax.op.less_equal,
+    "gt": relax.op.greater,
+    "ge": relax.op.greater_equal,
+}
 _CONVERTERS = {
     "clamp.default": _clamp,
-    **{f"eq.{of}": partial(_compared, relax.op.equal) for of in ("Scalar", "Tensor")},
-    **{f"ne.{of}": partial(_compared, relax.op.not_equal) for of in ("Scalar", "Tensor")},
+    **{
+        f"{name}.{of}": partial(_compared, operator)
+        for name, operator in _COMPARISONS.items()
+        for of in ("Scalar", "Tensor")
+    },
     "exp2.default": partial(_composed, _power_of_two),
     "erfc.default": partial(_composed, _complement),
     "hypot.default": partial(_composed, _hypotenuse),
