@@ -56,7 +56,7 @@ def found(graph: LayerGraph, inputs: Sequence[tuple[np.ndarray, ...]], count: in
                     noise[of_value[value]] += _noise(call, place, operands, tried[of_value[value]])
 
         walk(graph, spread(half, count // len(halves)), visit)
-    chosen = [POWERS[highest(-10 * np.log10(np.maximum(row, 1e-12)))] for row in noise]
+    chosen = [POWERS[highest(np.array([decibels(1.0, one) for one in row]))] for row in noise]
     every = {key: _wider(*(one[key] for one in ends)) for key in ends[0]}
     factors = [factors_of(group, every, power) for group, power in zip(groups, chosen, strict=True)]
     return {

@@ -88,6 +88,12 @@ class Call:
         self.bb, self.operator, self.options, self.values = bb, operator, operator.options, values
         self.size, self.dtype = size, dtype
 
+    def known_dtype(self) -> str:
+        """The dtype of the first output; a ValueError if layers do not have it."""
+        if self.dtype not in ("float32", "int32", "int64", "bool"):
+            raise ValueError(f"numbers in {self.dtype}")
+        return self.dtype
+
     @property
     def where(self) -> str:
         return f"{self.operator.name} at {self.operator.place}"

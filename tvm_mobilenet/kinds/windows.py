@@ -96,9 +96,14 @@ def _inside(layer, axis: int, tap: int, first: int, last: int) -> tuple[slice, s
 def inside(layer, axis: int) -> list[list[int]]:
     """For each output row (axis 0) or column (axis 1), the taps that lie inside the data."""
     size, out = (layer.height, layer.width)[axis], outputs(layer, axis)
-    stride, dilation, before = layer.stride[axis], layer.dilation[axis], layer.padding[axis]
-    taps = range(layer.kernel[axis])
-    return [[k for k in taps if 0 <= at * stride - before + k * dilation < size] for at in range(out)]
+    stride, before = layer.stride[axis], layer.padding[axis]
+    starts = range(-before, out * stride - before, stride)
+    return [_taps_inside(size, start, layer.kernel[axis], layer.dilation[axis]) for start in starts]
+
+
+def _taps_inside(size: int, start: int, taps: int, dilation: int) -> list[int]:
+    """The taps of a window that begins at ``start`` which lie inside ``size`` values."""
+    return [k for k in range(taps) if 0 <= start + k * dilation < size]
 
 
 def taken(layer, kh: int, kw: int) -> tuple[tuple, tuple]:
@@ -147,7 +152,7 @@ def without_padding_taps(weight, window: dict, size: tuple) -> tuple:
         before, taps = padding[axis], weight.shape[2 + axis]
         room = of_data + before + padding[axis + 2] - (taps - 1) * dilation
         starts = range(-before, room - before, stride)  # the first tap of each output
-        read = [k for k in range(taps) if any(0 <= start + k * dilation < of_data for start in starts)]
+        read = sorted({k for start in starts for k in _taps_inside(of_data, start, taps, dilation)})
         if dilation == 1 or not read or len(read) == taps:
             continue
         first, count = read[0], read[-1] - read[0] + 1
@@ -204,8 +209,9 @@ def conv2d(make, call) -> Found:
     x = make.image(make.tensor(call.args[0]))
     n, c, h, w = x.shape
     out, groups = weight.shape[0], int(attrs.groups)
-    check_window(make, weight.shape[2:], window_of(attrs), (h, w))
-    weight, window = without_padding_taps(weight, window_of(attrs), (h, w))
+    window = window_of(attrs)
+    check_window(make, weight.shape[2:], window, (h, w))
+    weight, window = without_padding_taps(weight, window, (h, w))
     kernel = tuple(weight.shape[2:])
     depthwise = groups == c == out and c > 1
     if depthwise:

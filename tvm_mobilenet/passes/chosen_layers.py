@@ -37,8 +37,7 @@ def chosen(calls: Sequence[LayerCall], names: str, flag: str, what: str, dtype: 
     ----------
     names : str
         Separated by commas: names of calls (``layer_007``), sources (``features.3.conv.0``), modules (``features.3``),
-        layers (``depthwise 14x14x512
-        3x3``), and patterns of all of these (``layer_00?``, ``dense*``).
+        layers (``depthwise 14x14x512 3x3``), and patterns of all of these (``layer_00?``, ``dense*``).
     flag, what, dtype : str
         For the message: the flag as given, the kind of thing that it names, and the dtype of builds that have it.
 
