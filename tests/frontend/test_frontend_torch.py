@@ -135,6 +135,51 @@ def test_forms_that_exporters_write_are_verified_on_their_machine_code(tmp_path)
     assert verify.verify(tmp_path / "out", board="local").ok
 
 
+class Halves(nn.Module):
+    """Casts to half precision and back, beside a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = small()
+
+    def forward(self, x):
+        y = self.net(x)
+        return (y.half() * 2).bfloat16().to(y.dtype) + torch.tensor([0.25, 0.5, 1, 2, 4]).to(y.dtype)
+
+
+class Autocast(Halves):
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.net(x).float()
+
+
+HALF = [(Halves, torch.float16), (Halves, torch.bfloat16), (Halves, torch.float32), (Autocast, torch.float32)]
+
+
+@pytest.mark.parametrize(("model", "dtype"), HALF)
+def test_half_precision_becomes_float32(model, dtype):
+    """float32 represents all of its values, so nothing is rounded."""
+    half = model().eval().to(dtype)
+    graph = passes.run(frontend.from_torch(half, X.to(dtype)))
+    assert {(p.dtype, p.shape[0]) for p in (*graph.signature.inputs, *graph.signature.outputs)} == {("float32", 2)}
+    assert model is Autocast or [call.source for call in graph.calls][:2] == ["net.0", "net.4"]
+    with torch.no_grad():
+        due = half.float().net(X)
+    if model is Halves:
+        due = due * 2 + torch.tensor([0.25, 0.5, 1, 2, 4])
+    (found,) = run_in_torch(graph, X.numpy())
+    np.testing.assert_allclose(found, due.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_program_in_float16_with_an_open_batch_is_built_and_verified_in_float32(tmp_path):
+    batch = torch.export.Dim("batch", min=1, max=8)
+    program = torch.export.export(Halves().eval().half(), (X.half(),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "half.pt2")
+    build.build(ModelOptions(model=str(tmp_path / "half.pt2")), targets.load("host"), output=tmp_path / "out")
+    found = verify.verify(tmp_path / "out", board="local")
+    assert found.ok and found.outputs[0].relative < 1e-4 and found.reference.endswith(" in float32")
+
+
 def test_two_inputs():
     class Two(nn.Module):
         def __init__(self):
@@ -168,7 +213,6 @@ def test_sums_and_products_of_truth_values_become_logic():
     ("model", "x", "message"),
     [
         (small(), None, "needs an example input"),
-        (small().half(), X.half(), "float16"),
         (small(), X[:, :2], "cannot export"),
     ],
 )

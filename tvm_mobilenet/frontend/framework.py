@@ -26,6 +26,7 @@ _FUNCTIONS = {
     "Clip": "clip",
     "HardSwish": "hardswish",
 }
+_IN_FLOAT32 = " in float32"  # behind the framework's name, for a model of half precision
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]], before: bool = Tru
         return Outputs(*tflite_run.outputs(Path(options.model), inputs), tflite_run.name())
     import torch
 
-    from tvm_mobilenet.frontend import torch_run
+    from tvm_mobilenet.frontend import torch_run, torch_widened
 
     name = f"PyTorch {torch.__version__.split('+')[0]}"
     if model is not None and before and not options.in_registry:  # the network may end in any function
@@ -93,9 +94,10 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]], before: bool = Tru
     if options.trust_file:
         from tvm_mobilenet.frontend.torch_program import load_trusted
 
-        module = load_trusted(Path(options.model)).module()
-        return Outputs(*torch_run.with_and_without_last(module, inputs), name)
-    return Outputs(*_read_and_run(Path(options.model), inputs), name)
+        program = load_trusted(Path(options.model))
+        name += _IN_FLOAT32 * torch_widened.in_halves(program)
+        return Outputs(*torch_run.with_and_without_last(torch_widened.module(program), inputs), name)
+    return _read_and_run(Path(options.model), inputs, name)
 
 
 def _only(values: list, name: str) -> Outputs:
@@ -113,11 +115,12 @@ def _exported(module, shapes: tuple[tuple[int, ...], ...]):
     return torch_export.export(module, tuple(torch.zeros(shape) for shape in shapes))
 
 
-def _read_and_run(path: Path, inputs: list) -> tuple[list, list, tuple[str, ...]]:
+def _read_and_run(path: Path, inputs: list, name: str) -> Outputs:
     """The outputs of a saved program, computed in the process that reads it and checked here."""
     from tvm_mobilenet.frontend import pt2_reader, torch_run
 
     data, tensors = pt2_reader.run(path, inputs)
+    name += _IN_FLOAT32 * (data.get("widened") is True)
     try:
         functions = tuple(data["functions"])
         values, before = (torch_run.from_named(tensors, kind) for kind in ("values", "before"))
@@ -125,7 +128,7 @@ def _read_and_run(path: Path, inputs: list) -> tuple[list, list, tuple[str, ...]
         if len(values) != len(inputs) or any(len(ys) != len(functions) for ys in values) or set(functions) - known:
             raise ValueError
         if not any(functions):
-            return [list(ys) for ys in values], [[None] * len(functions) for _ in inputs], functions
+            return _only([list(ys) for ys in values], name)
         if len(before) != len(inputs) or any(len(ys) != sum(map(bool, functions)) for ys in before):
             raise ValueError
     except (KeyError, TypeError, ValueError):
@@ -134,10 +137,11 @@ def _read_and_run(path: Path, inputs: list) -> tuple[list, list, tuple[str, ...]
             "export it again, or export the model to ONNX",
         ) from None
     told = [iter(ys) for ys in before]
-    return (
+    return Outputs(
         [list(ys) for ys in values],
         [[next(ys) if function else None for function in functions] for ys in told],
         functions,
+        name,
     )
 
 
@@ -165,7 +169,7 @@ def _onnx(path: Path, inputs: list, before: bool) -> Outputs:
 
     model, widened = onnx_widened.loaded(path)
     values = outputs(model.SerializeToString() if widened else str(path))
-    name = f"ONNX Runtime {onnxruntime.__version__}" + " in float32" * widened
+    name = f"ONNX Runtime {onnxruntime.__version__}" + _IN_FLOAT32 * widened
     functions = _leave_out_of_onnx(model.graph) if before else ()
     if not any(functions):
         return _only(values, name)

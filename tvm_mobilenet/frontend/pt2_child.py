@@ -153,7 +153,7 @@ def _refuse_pickle(*args, **kwargs):
 
 def _answered(request: dict, file, inputs: list) -> tuple[dict, dict]:
     """The answer to a request: data, and tensors by name."""
-    from tvm_mobilenet.frontend import torch_export, torch_run
+    from tvm_mobilenet.frontend import torch_export, torch_run, torch_widened
 
     path = Path(request["path"])
     program = load(file, path)
@@ -169,7 +169,8 @@ def _answered(request: dict, file, inputs: list) -> tuple[dict, dict]:
         given = torch_run.from_named(unpack(inputs[0].read()), "inputs")
         found = torch_run.whole_numbers(program.module(), given)
         return {}, {f"{i}.{k}": torch.from_numpy(a) for i, one in enumerate(found) for k, a in one.items()}
-    return torch_run.answered(program.module(), unpack(inputs[0].read()))
+    data, tensors = torch_run.answered(torch_widened.module(program), unpack(inputs[0].read()))
+    return {**data, "widened": torch_widened.in_halves(program)}, tensors
 
 
 def load(file, path: Path):

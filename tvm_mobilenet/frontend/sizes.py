@@ -14,8 +14,8 @@ from tvm_mobilenet.dtypes import DTYPES
 from tvm_mobilenet.errors import TvmMobilenetError
 
 FLOATS_ALONE = (
-    "only models in float32, and ONNX files in float16, are imported: convert it with model.float(), and export it; "
-    "--dtype float16 builds such a one in float16"
+    "only models in float32, and ONNX and PyTorch's in float16 or bfloat16, are imported: convert it with "
+    "model.float(), and export it; --dtype float16 builds such a one in float16"
 )
 PLACES = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}  # axes of channels, height and width in an image's shape
 

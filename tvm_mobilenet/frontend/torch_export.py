@@ -16,7 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend import core_operators, sizes
+from tvm_mobilenet.frontend import core_operators, sizes, torch_widened
 from tvm_mobilenet.models.weights import check_dense
 
 _UNBOUNDED = 1 << 32  # PyTorch's infinity for integers is larger
@@ -96,20 +96,26 @@ def at_one_size(
     layout: str,
     path: Path | str,
 ) -> torch.export.ExportedProgram:
-    """The program at one size; if dimensions are open, it is exported again with fixed ones."""
+    """The program at one size and in float32; it is exported again if dimensions are open, or values are of half
+    precision.
+    """
     values = {node.name: node.meta["val"] for node in _inputs(program)}
     values = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
     dims = {name: tuple(_dim(d, program.range_constraints) for d in value.shape) for name, value in values.items()}
     fixed = sizes.fix(
         [sizes.Input(name, shape, sizes.layout_of(shape, layout)) for name, shape in dims.items()], batch, size, path
     )
-    if not any(isinstance(d, sizes.Free) for shape in dims.values() for d in shape):
+    still_open = any(isinstance(d, sizes.Free) for shape in dims.values() for d in shape)
+    if not still_open and not torch_widened.in_halves(program):
         return program
     with torch.device("cpu"):
-        example = [torch.zeros(shape, dtype=value.dtype) for shape, value in zip(fixed, values.values(), strict=True)]
+        example = [
+            torch_widened.widened(torch.zeros(shape, dtype=value.dtype))
+            for shape, value in zip(fixed, values.values(), strict=True)
+        ]
     args, kwargs = pytree.tree_unflatten(example, program.call_spec.in_spec)
     try:
-        return export(program.module(), args, kwargs)
+        return export(torch_widened.module(program), args, kwargs)
     except Exception as e:
         shapes = " and ".join("x".join(map(str, shape)) for shape in fixed)
         raise TvmMobilenetError(
@@ -203,7 +209,9 @@ def _placeholders(program: torch.export.ExportedProgram) -> list[dict]:
 
 
 def _nodes(program: torch.export.ExportedProgram) -> list[dict]:
-    return [_node_data(node) for node in program.graph.nodes if node.op == "call_function"]
+    """The operators of a program, without what an export notes about a cast."""
+    noted = torch.ops.aten._assert_tensor_metadata.default
+    return [_node_data(n) for n in program.graph.nodes if n.op == "call_function" and n.target is not noted]
 
 
 def _check_shapes(program: torch.export.ExportedProgram) -> None:

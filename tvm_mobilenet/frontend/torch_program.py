@@ -64,8 +64,10 @@ def from_torch(
             ) from e
         finally:
             model.train(training)
+        batch = size = None
     else:
-        program = torch_export.at_one_size(model, batch, size, layout, "the program")
+        program = model
+    program = torch_export.at_one_size(program, batch, size, layout, "the program")
     return _import(_program(*torch_export.described(program), "the program"))
 
 
@@ -181,7 +183,7 @@ def _recording(
             inputs = [importer.env.get(i) for i in node.all_input_nodes]
             result = importer.block_builder.emit(opaque(node.target.__name__, inputs, types, why))
         if isinstance(result, relax.Var):
-            sources[result.name] = places[node]
+            sources.setdefault(result.name, places[node])  # a cast may give its operand
         return result
 
     return recorded

@@ -69,7 +69,7 @@ def create(options: ModelOptions) -> ModelSpec:
         load_weights(module, options.checkpoint)
     convolution = next((m for m in module.modules() if isinstance(m, torch.nn.Conv2d)), None)
     return ModelSpec(
-        module=module.eval().requires_grad_(False),
+        module=_in_float32(module.eval().requires_grad_(False)),
         name=options.model,
         alpha=1.0,
         resolution=options.resolution or REGISTRY["resolution"],
@@ -78,6 +78,13 @@ def create(options: ModelOptions) -> ModelSpec:
         weights=str(options.checkpoint or "the program's own"),
         channels=convolution.in_channels if convolution is not None else 3,
     )
+
+
+def _in_float32(module):
+    """The module; parameters and buffers of half precision become float32, which represents all of their values."""
+    import torch
+
+    return module._apply(lambda t: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t)
 
 
 def _run(path: Path):

@@ -1,0 +1,65 @@
+"""Programs of float16 or bfloat16 values, in float32: the importer and the reference both get such a program.
+
+``model.half()`` and ``model.bfloat16()`` make them, and casts inside a model. As for ONNX files (`onnx_widened`),
+float32 represents all of their values, so the program keeps its meaning without their rounding. This needs no TVM.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.utils import _pytree as pytree
+
+HALVES = (torch.float16, torch.bfloat16)
+_OF_AUTOCAST = 4  # arguments of autocast before its graph
+
+
+def in_halves(program: torch.export.ExportedProgram) -> bool:
+    """Whether any value of a program is float16 or bfloat16."""
+    stored = (*program.state_dict.values(), *program.constants.values())
+    nodes = (node for part in _parts(program.graph_module) for node in part.graph.nodes)
+    made = (value for node in nodes for value in pytree.tree_leaves(node.meta.get("val")))
+    return any(isinstance(t, torch.Tensor) and t.dtype in HALVES for t in (*stored, *made))
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, in float32 if it is of half precision."""
+    return tensor.float() if tensor.dtype in HALVES else tensor
+
+
+def module(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
+    """A module that runs a program, and can be exported again: in float32 in place of half precision."""
+    half = in_halves(program)
+    made = program.module(check_guards=False) if half else program.module()  # its guards compare dtypes
+    made._apply(widened)
+    for part in _parts(made):
+        _widen(part)
+        part.recompile()
+    return made
+
+
+def _parts(module: torch.fx.GraphModule) -> list[torch.fx.GraphModule]:
+    """A graph and those inside it, as of autocast."""
+    return [part for part in module.modules() if isinstance(part, torch.fx.GraphModule)]
+
+
+def _widen(part: torch.fx.GraphModule) -> None:
+    for name, value in vars(part).items():  # constants
+        if isinstance(value, torch.Tensor):
+            setattr(part, name, widened(value))
+    for node in list(part.graph.nodes):
+        if node.target is torch.ops.aten.detach_.default:
+            node.target = torch.ops.aten.detach.default  # an export has no views that are detached in place
+        elif node.target is torch.ops.aten._assert_tensor_metadata.default:
+            part.graph.erase_node(node)
+        elif node.target is torch.ops.higher_order.wrap_with_autocast:  # of one device to a half: all is float32 here
+            *_, graph = node.args[: _OF_AUTOCAST + 1]
+            node.op, node.target, node.args = "call_module", graph.target, node.args[_OF_AUTOCAST + 1 :]
+        else:
+            node.args, node.kwargs = (_without_halves(given) for given in (node.args, node.kwargs))
+
+
+def _without_halves(given):
+    def wide(value):
+        return torch.float32 if isinstance(value, torch.dtype) and value in HALVES else value
+
+    return torch.fx.node.map_aggregate(given, wide)
