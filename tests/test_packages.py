@@ -428,3 +428,18 @@ def test_the_list_of_the_wheels_files_is_that_of_the_tree():
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text("\n".join(sorted(found)) + "\n")
     assert golden.read_text().split() == sorted(found)
+
+
+@pytest.mark.parametrize("module", ["ir", "relax.op", "relax.transform", "runtime", "s_tir.schedule", "target"])
+def test_tvms_modules_have_all_their_functions(module):
+    """For each of them TVM lists all global functions, and `import_tvm` makes few lists."""
+    import tvm_ffi
+
+    api = importlib.import_module(f"tvm.{module}._ffi_api")
+    names = [
+        name.removeprefix(f"{module}.")
+        for name in tvm_ffi.registry.list_global_func_names()
+        if name.startswith(f"{module}.")
+    ]
+    missing = [name for name in names if "." not in name and not hasattr(api, name)]
+    assert len(names) > 10 and not missing

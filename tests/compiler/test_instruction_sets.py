@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from tvm_mobilenet.targets import features
 
 from tests.support import modules
 from tests.support.assembly import assemble
-from tvm_mobilenet import build, schedules, targets
+from tvm_mobilenet import build, packages, schedules, targets
 from tvm_mobilenet.compiler import codegen, instruction_sets, symbols
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -116,7 +115,7 @@ def assembled(folder, architecture: str, cpu: str, lines: list[str]):
     before = ".syntax unified\n.arm\n" if architecture == "armv7" else "\n\n"
     (folder / "x.s").write_text(before + "\n".join(lines) + "\n")
     triple = {"aarch64": "aarch64-linux-gnu", "armv7": "arm-linux-gnueabihf"}[architecture]
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, f"-mcpu={cpu}", "-ferror-limit=0", "-c"]
+    command = packages.zig("a test", "cc", "-target", triple, f"-mcpu={cpu}", "-ferror-limit=0", "-c")
     done = subprocess.run([*command, "x.s", "-o", "x.o"], cwd=folder, capture_output=True, text=True)
     errors = {int(m[1]) - 3: m[2] for m in re.finditer(r"x\.s:(\d+):\d+: error: (.*)", done.stderr)}
     if done.returncode:

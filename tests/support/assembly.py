@@ -1,8 +1,9 @@
 """Assembles a few lines into a module, so that a test knows every instruction of what it runs."""
 
 import subprocess
-import sys
 from pathlib import Path
+
+from tvm_mobilenet import packages
 
 LINK = {"aarch64": "aarch64-linux-gnu.2.28", "armv7": "arm-linux-gnueabihf.2.28"}
 
@@ -27,6 +28,6 @@ def assemble(path, functions: dict[str, str], architecture: str = "aarch64", ext
 
 def link(triple: str, path: Path, *what) -> Path:
     """A library or program made by zig of sources, objects and flags."""
-    command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-target", triple, *map(str, what), "-o", str(path)]
+    command = packages.zig("a test", "cc", "-O2", "-target", triple, *map(str, what), "-o", str(path))
     subprocess.run(command, check=True)
     return path

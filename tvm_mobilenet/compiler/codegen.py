@@ -18,7 +18,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -295,9 +294,5 @@ def linker_command(target: Target, linker: str | None = None) -> list[str]:
     """The command that links for a target: the user's, or zig's, which needs no system package."""
     if linker:
         return [packages.linker(linker)]
-    try:
-        import ziglang  # noqa: F401
-    except ImportError:
-        raise packages.missing("linking", ["ziglang"]) from None
     triple = ["-target", target.link_triple] if target.link_triple else []
-    return [sys.executable, "-m", "ziglang", "cc", OPTIMIZED, *triple]
+    return packages.zig("linking", "cc", OPTIMIZED, *triple)

@@ -11,11 +11,10 @@ import hashlib
 import json
 import re
 import subprocess
-import sys
 from importlib import resources
 from pathlib import Path
 
-from tvm_mobilenet import __version__
+from tvm_mobilenet import __version__, packages
 from tvm_mobilenet.compiler import build_identity, codegen, instruction_sets, symbols, tables
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files.user_cache import Collection, zig_environment
@@ -136,7 +135,7 @@ def link_rest(work: Path, target, linker: str | None, build: str) -> dict[str, b
         *(work, target, compiler, "-s", *build_identity.linked_with(build), "-Wl,-rpath,$ORIGIN"),
         *("-o", "mobilenet", "program.o", LIBRARY, *_LIBC, *_LOADER),
     )
-    _run(work, target, [sys.executable, "-m", "ziglang", "ar"], "rcsD", "libmobilenet.a", "model.o")
+    _run(work, target, packages.zig("archives", "ar"), "rcsD", "libmobilenet.a", "model.o")
     instruction_sets.check(work / "program.o", target)  # the linked program has no symbols
     if target.architecture == "aarch64":
         instruction_sets.check(work / "mobilenet", target)

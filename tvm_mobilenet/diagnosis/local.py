@@ -148,8 +148,7 @@ def _link(target, linker: str | None, folder: Path) -> str:
         Builder(target, linker, fresh=True).build(_probe(target), path)
     except TvmMobilenetError as e:  # installed, but it does not work
         raise MissingDependencyError(e.message, e.hint) from None
-    command = codegen.linker_command(target, linker)
-    name = "zig" if "ziglang" in command else Path(command[0]).name
+    name = Path(codegen.linker_command(target, linker)[0]).name
     return f"{name} links for {target.architecture}: a library of {path.stat().st_size:,} bytes"
 
 

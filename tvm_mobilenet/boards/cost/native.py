@@ -10,7 +10,6 @@ import functools
 import hashlib
 import platform
 import subprocess
-import sys
 from importlib import metadata, resources
 
 import numpy as np
@@ -165,20 +164,8 @@ def library() -> ctypes.CDLL:
         with replacing(path) as built:
             code = built.with_name("native.c")
             code.write_text(source, encoding="utf-8")
-            command = [
-                sys.executable,
-                "-m",
-                "ziglang",
-                "cc",
-                "-O2",
-                "-shared",
-                "-nostdlib",
-                "-fPIC",
-                "-fno-sanitize=all",
-                str(code),
-                "-o",
-                str(built),
-            ]
+            options = ("-O2", "-shared", "-nostdlib", "-fPIC", "-fno-sanitize=all")
+            command = packages.zig("the virtual board", "cc", *options, str(code), "-o", str(built))
             r = subprocess.run(command, capture_output=True, text=True, env=user_cache.zig_environment())
             if r.returncode:
                 raise BoardError(
