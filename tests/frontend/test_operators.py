@@ -158,11 +158,29 @@ def test_outputs_may_be_inputs_and_one_value_in_several_shapes(tmp_path):
     assert found.ok and [o.name for o in found.outputs] == ["x", "mean", "row", "all", "whole", "same"]
 
 
-def test_an_output_that_is_a_constant_is_named(tmp_path):
-    node = h.make_node("Relu", ["x"], ["y"])
-    path = model_of(tmp_path / "net.onnx", node, constants=[("k", np.ones(3, np.float32))], outputs=("y", "k"))
-    with pytest.raises(TvmMobilenetError, match=r"output k is a constant.*\n.*leave it out"):
-        passes.run(from_onnx(path))
+@pytest.mark.parametrize("target", ["host", pytest.param("rpi4", marks=pytest.mark.full)])
+def test_outputs_that_depend_on_no_input_are_written(target, tmp_path):
+    """Anchors, class numbers, sizes: of any dtype and rank, also if they only follow from shapes."""
+    constants = {
+        "anchors": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "labels": np.array([1 << 40, -2]),
+        "mask": np.array([[True], [False]]),
+        "number": np.float32(0.5),
+    }
+    nodes = h.make_node("Relu", ["x"], ["y"]), h.make_node("Shape", ["y"], ["shape"])
+    path = model_of(tmp_path / "net.onnx", *nodes, constants=constants.items(), outputs=("y", *constants, "shape"))
+    model, types = onnx.load(path), {"labels": TensorProto.INT64, "mask": TensorProto.BOOL, "shape": TensorProto.INT64}
+    for port in model.graph.output:
+        port.type.tensor_type.elem_type = types.get(port.name, TensorProto.FLOAT)
+    onnx.save(model, path)
+    build.build(ModelOptions(model=str(path)), targets.load(target), output=tmp_path / "out")
+    found = verify.verify(tmp_path / "out", **({"board": "local"} if target == "host" else {}))
+    assert found.ok and [o.name for o in found.outputs] == ["y", *constants, "shape"]
+    if target == "host":
+        with Instance(tmp_path / "out" / "libmobilenet.so", tmp_path / "out" / "parameters.bin") as net:
+            net.run()
+            for value, output in zip((*constants.values(), [1, 3, 8, 8]), net.outputs[1:], strict=True):
+                assert np.array_equal(output, value)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +317,7 @@ def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
     number as an index.
     """
     nodes = [
+        h.make_node("LayerNormalization", ["x", "scales"], ["normal", "middle", "inverse"], epsilon=0.1),
         h.make_node("Clip", ["x", "one", "zero"], ["exchanged"]),
         h.make_node("ReduceMean", ["x"], ["mean"], keepdims=0),
         h.make_node("Clip", ["x", "mean"], ["computed"]),
@@ -334,6 +353,7 @@ def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
             *((name, np.float32(value)) for name, value in (("one", 1), ("zero", 0))),
             *((name, np.array(value)) for name, value in (("k", [2]), ("depth", 3), ("off", False))),
             ("values", np.array([0, 1], np.float32)),
+            ("scales", np.arange(8, dtype=np.float32)),
             *((name, np.int32(value)) for name, value in (("two", 2), ("minus two", -2))),
             ("third", np.float64(1 / 3)),
             ("w", np.ones((4, 3, 1, 1), np.float32)),
@@ -354,8 +374,14 @@ def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
             "exchanged whole",
             "long shrunk",
             "by a number",
+            "normal",
+            "middle",
+            "inverse",
         ),
     )
+    model = onnx.load(path)
+    model.opset_import[0].version = 17
+    onnx.save(model, path)
     computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
 
 

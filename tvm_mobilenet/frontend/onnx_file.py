@@ -119,8 +119,9 @@ class _Importer(ONNXGraphImporter):
             if isinstance(result, relax.Call):
                 result = self.bb.emit(result)
             _check_shape(result, op_name, node)
-            if isinstance(result, relax.Var):
-                self.noted[result.name] = printable(node.name or node.output[0])
+            for made in result.fields if isinstance(result, relax.Tuple) else [result]:
+                if isinstance(made, relax.Var):
+                    self.noted[made.name] = printable(node.name or node.output[0])
         return result
 
 

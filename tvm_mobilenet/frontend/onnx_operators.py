@@ -163,6 +163,15 @@ def _lp_normalization(bb, inputs, attrs, otherwise):
     return relax.op.divide(x, bb.emit(relax.op.maximum(norm, least)))
 
 
+def _layer_norm(bb, inputs, attrs, otherwise):
+    """With the mean and the inverse deviation, for which TVM's importer gives zeros."""
+    x = inputs[0]
+    axes = list(range(int(attrs.get("axis", -1)) % len(x.ty.shape), len(x.ty.shape)))
+    made = otherwise(inputs).fields[0]
+    spread = bb.emit(relax.op.add(relax.op.variance(x, axes, True), _const(x, attrs.get("epsilon", 1e-5))))
+    return relax.Tuple([made, relax.op.mean(x, axes, True), relax.op.rsqrt(spread)])
+
+
 def _conv_transpose(bb, inputs, attrs, otherwise):
     """Apply ``output_shape``, which TVM's importer ignores: it determines the rows that are cut off."""
     output = attrs.pop("output_shape", None)
@@ -203,6 +212,7 @@ CONVERTERS: dict[str, Callable] = {
     "Celu": _celu,
     "Swish": _swish,
     "LpNormalization": _lp_normalization,
+    "LayerNormalization": _layer_norm,
     "ConvTranspose": _conv_transpose,
     "Resize": onnx_resizes.resize,
 }

@@ -25,7 +25,7 @@ from tvm_mobilenet.kinds.activation import SLOPES
 from tvm_mobilenet.layer import ImpossibleLayerError, Layer
 from tvm_mobilenet.passes import axes
 from tvm_mobilenet.passes.axes import Axis, Tensor, dim, flat, fresh
-from tvm_mobilenet.passes.generic import NotGeneric, Piece, piece, pieces_of, transposed
+from tvm_mobilenet.passes.generic import NotGeneric, Piece, constant, piece, pieces_of, transposed
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph, Port, Signature, copying
 from tvm_mobilenet.passes.marks import Marks
 from tvm_mobilenet.passes.problems import Problem, told
@@ -59,6 +59,7 @@ class ChannelsLast:
         self.tensors: dict[relax.Var, Tensor] = {}
         self.tuples: dict[relax.Var, list[relax.Expr]] = {}
         self.splits: dict[relax.Var, relax.Call] = {}
+        self.constants: dict[relax.Var, relax.Expr] = {}
         self.copies: dict[tuple, Tensor] = {}  # copies of tensors whose reader needs another layout
         self.dtypes: dict[str, str] = {}  # of each value
         self.placed: set[str] = set()  # values in the memory of an input or output
@@ -87,7 +88,7 @@ class ChannelsLast:
             if isinstance(value, relax.Tuple):
                 self.tuples[binding.var] = list(value.fields)
             elif isinstance(value, tvm.ir.Constant):
-                pass  # folded where it is read; as an output it is reported
+                self.constants[binding.var] = value  # folded where it is read; an output is written
             elif isinstance(value, relax.Var):
                 if value in self.tuples:
                     self.tuples[binding.var] = self.tuples[value]
@@ -350,15 +351,24 @@ class ChannelsLast:
         layer = copying(x.shape, dtype) if dtype in OF_DATA else transposed((prod(x.shape),), (0,), dtype)
         return self._called(layer, [x], x, {})
 
+    def _constant(self, expr: relax.Expr) -> Tensor:
+        """A value that does not depend on the inputs, written beside an input or an earlier output."""
+        value = array(expr)
+        if value is None:
+            raise Unsupported("it is neither computed nor a constant")
+        beside = min((x for x in self.tensors.values() if x.value in self.placed), key=lambda x: prod(x.shape))
+        one = constant(value, beside.shape, self.dtypes[beside.value])
+        made = self._called(
+            one.layer, [beside], fresh("", _four(one.layer.output_shape), one.layer.output_shape), one.constants
+        )
+        return made.reshaped(value.shape)
+
     def _output(self, index: int, name: str, expr: relax.Expr) -> Port:
         self.where = f"output{index}"
         x = self.tensors.get(expr)
-        if x is None:
-            raise TvmMobilenetError(
-                f"output {name} is a constant: it does not depend on the inputs",
-                "leave it out of the model's outputs, and keep its values in the program that reads the others",
-            )
         try:
+            if x is None:
+                x = self._constant(self.constants.get(expr, expr))
             x = self.in_order(x)
             if x.value in self.placed and x.value in self.dtypes:  # not of an operator that is reported
                 x = self._copy(x)

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import tvm
 import tvm_ffi
-from tvm import relax, tirx
+from tvm import relax, te, tirx
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds.generic import DIGEST, Body, View, fields
@@ -151,6 +151,34 @@ def transposed(shape: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Lay
     """The layer that permutes a tensor's dimensions."""
     operator = _Operator(lambda _, x: relax.op.permute_dims(x[0], axes), (shape,), (dtype,), "permute_dims")
     return _layer(operator, operator.module(OWN), 1)
+
+
+def constant(value: np.ndarray, shape: tuple[int, ...], dtype: str) -> Piece:
+    """The layer that writes a constant: an output that depends on no input. It has an operand, as every layer, of which
+    it reads nothing.
+
+    Parameters
+    ----------
+    value : ndarray
+    shape, dtype
+        Of the operand.
+    """
+    given = np.asarray(value).reshape(-1)
+    unread, stored = (
+        te.placeholder(shape or (1,), dtype, "unread"),
+        te.placeholder(given.shape, str(given.dtype), "stored"),
+    )
+    nest = te.create_prim_func([unread, stored, te.compute(given.shape, lambda i: stored[i], "constant")])
+    nest = nest.without_attr("global_symbol")  # the module has a function of that name
+    made = relax.TensorType(given.shape, str(given.dtype))
+    operator = _Operator(
+        lambda _, variables, nest: relax.call_tir(nest, list(variables), made),
+        (shape or (1,), given.shape),
+        (dtype, str(given.dtype)),
+        "constant",
+        nest,
+    )
+    return Piece(_layer(operator, operator.module(OWN), 1), (0,), {"constant0": given})
 
 
 def _layer(operator: _Operator, module: tvm.IRModule, tensors: int) -> Layer:
