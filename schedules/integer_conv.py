@@ -2,12 +2,14 @@
 
 ``dot``   four channels of a tap with one instruction: for cores with dot products and channels-last data whose rows are
 whole quads of bytes. Weights ``[panels][kh, kw][c / 4][n][4]``, channels padded with zeros
+``deep``  sixteen channels of a tap at a time, as ``long`` of `integer_products`: for taps with many channels, on cores
+          that issue out of order. Weights ``[panels][kh, kw][c / 16][n][16]``
 ``long``  eight output channels at a time: long multiplies by a value of the data make int16 products, of which
           ``Layer.group`` neighbours of ``[kh, kw, c]`` are summed before they are added to int32
 ``wide``  channel by channel in int32
 
-The weights of the last two are ``[groups][panels][kh, kw][c][n]``. A tap outside the image reads the zero point of the
-data. If a tap has many channels, the zero point is multiplied by the sum of its weights, ``outside``, instead.
+The weights of the last two ways are ``[groups][panels][kh, kw][c][n]``. A tap outside the image reads the zero point
+of the data. If a tap has many channels, the zero point is multiplied by the sum of its weights, ``outside``, instead.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ import numpy as np
 from tvm import tirx
 from tvm_mobilenet.schedules import integer_outputs, integers, nest, values
 from tvm_mobilenet.schedules.choices import Decisions
-from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS, padded
+from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS, across, add_pairs, padded
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.window import Run, runs, source, written_out
 
 from tvm_mobilenet.layer import Layer
 
 LANES = 8  # int16 products in one instruction
+# This holds for every core: with fewer channels, adding up the sums in a vector costs more than `deep` saves.
+DEEP = 32
 
 
 def columns(layer: Layer, core) -> int:
@@ -40,7 +44,10 @@ def ways(layer: Layer, core) -> tuple[str, ...]:
     found = ["dot"] if core.dot_products and quads and direct else []
     whole = written_out(layer) or (layer.group and layer.channels % layer.group == 0)
     long = layer.group and whole and direct and layer.out_channels % LANES == 0
-    found += ["long"] if core.architecture == "aarch64" and long else []
+    deep = layer.group and direct and layer.input_layout == "NHWC" and not core.in_order
+    deep = deep and layer.channels >= DEEP and layer.channels % BYTES == 0
+    if core.architecture == "aarch64":
+        found += [*(["deep"] * bool(deep)), *(["long"] * bool(long))]
     return (*found, "wide")
 
 
@@ -56,15 +63,19 @@ class Tiles:
         """Compute the outputs of one tile of columns, for ``width`` channels of a group."""
         layer = self.layer
         columns = padded(width) if layer.groups == 1 else width
-        acc = self.f.tile(run.tile, columns, "int32")
-        acc.set_rows(self.f["bias"], at.c, self.d["apart"] != "none")
+        deep = self.d["products"] == "deep"
+        acc = self.f.tile(run.tile, columns * (SUMS if deep else 1), "int32")
+        whole = self.f.tile(1, columns, "int32") if deep else acc  # what all positions have alike, if apart
+        whole.set_rows(self.f["bias"], at.c, self.d["apart"] != "none")
+        if deep:
+            acc.set(lambda i, lane: values.const(0, "int32"))
         add = getattr(self, "_" + self.d["products"])
 
         def tap_row(kh, inside: bool, by: int) -> None:
             for kw in range(layer.kernel[1]):
                 reads = [i if inside and kw in taps else None for i, taps in enumerate(run.taps)]
                 if leaves_out(layer) and set(reads) == {None}:
-                    self._outside(acc, at, kh * layer.kernel[1] + kw)
+                    self._outside(whole, at, kh * layer.kernel[1] + kw)
                     continue
                 add(acc, run, at, group, kh, kw, reads, by)
 
@@ -89,10 +100,15 @@ class Tiles:
                 inside = tirx.all(y >= 0, y < layer.height)
                 by = self.d["c_unroll"]
                 nest.either(inside, lambda: tap_row(kh, True, by), lambda: tap_row(kh, False, by))
+
+        def sums(i: int, first: int, count: int):
+            if deep:
+                return across(acc, i, first, count, lambda lane: whole[0, lane])
+            return acc[i, nest.Lanes(first, count) if count > 1 else first]
+
         rows = [
             integer_outputs.Row(
-                lambda first, count, i=i: acc[i, nest.Lanes(first, count) if count > 1 else first],
-                lambda lane, i=i: at.output(layer, lane, 0, i),
+                lambda first, count, i=i: sums(i, first, count), lambda lane, i=i: at.output(layer, lane, 0, i)
             )
             for i in range(run.tile)
         ]
@@ -138,6 +154,25 @@ class Tiles:
             self._grouped(acc, at, [(kh, kw, c * together + u, reads) for u in range(together)])
 
         nest.unrolled(self.layer.channels // together, by, step)
+
+    def _deep(self, acc: nest.Tile, run: Run, at: Position, group, kh, kw: int, reads: list, by: int) -> None:
+        layer, f, width = self.layer, self.f, acc.width // SUMS
+        zero = tirx.Broadcast(values.cast(f["ends"][0], "int8"), BYTES)
+        first = at.c * (layer.kernel[0] * layer.kernel[1] * layer.channels)
+
+        def step(turn):
+            data = f.variables(acc.rows, BYTES, "int8")
+            for i, read in enumerate(reads):
+                lane = nest.Lanes(turn * BYTES, BYTES)
+                data[i] = zero if read is None else f["data"][self._index(at, i, kh, kw, lane)]
+            start = first + ((kh * layer.kernel[1] + kw) * layer.channels + turn * BYTES) * width
+            for j in range(width):
+                weights = f.variables(1, BYTES, "int8")
+                weights[0] = f["weight"][nest.Lanes(start + j * BYTES, BYTES)]
+                for i in range(acc.rows):
+                    add_pairs(acc, i, j, [data[i]], [weights[0]], layer.group)
+
+        nest.unrolled(layer.channels // BYTES, 1, step)
 
     def _grouped(self, acc: nest.Tile, at: Position, steps: list[tuple]) -> None:
         """Add the products of several steps, as many at a time as an int16 can sum."""
@@ -227,7 +262,10 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.nda
             panel = group[n0 : n0 + d["tile_n"]]
             if layer.groups == 1:
                 panel = np.pad(panel, ((0, padded(len(panel)) - len(panel)), (0, 0), (0, 0), (0, 0)))
-            if d["products"] == "dot":
+            if d["products"] == "deep":
+                vectors = panel.reshape(len(panel), -1, BYTES, *layer.kernel)
+                pieces.append(vectors.transpose(3, 4, 1, 0, 2).ravel())
+            elif d["products"] == "dot":
                 panel = np.pad(panel, ((0, 0), (0, -panel.shape[1] % QUAD), (0, 0), (0, 0)))
                 quads = panel.reshape(len(panel), -1, QUAD, *layer.kernel)
                 pieces.append(quads.transpose(3, 4, 1, 0, 2).ravel())

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from tvm import tirx
-from tvm_mobilenet.schedules import integer_outputs, integers, nest
+from tvm_mobilenet.schedules import integer_outputs, integers, nest, values
 from tvm_mobilenet.schedules.choices import Decisions
 from tvm_mobilenet.schedules.in_order import integer_products as inorder
 from tvm_mobilenet.schedules.position import Position
@@ -203,26 +203,40 @@ class _Long(_Way):
             for u in range(vectors):
                 weights[u] = self.weight(first * self.width + u * (self.width * size) + j * size, size)
             for i in range(self.height):
-                total = None
-                for u in range(vectors):
-                    for half in range(size // 8):
-                        left, right = (integers.eighth(v[u], half, size) for v in (data[i], weights))
-                        product = left.astype("int16x8") * right.astype("int16x8")
-                        total = product if total is None else total + product
-                place = i, nest.Lanes(j * SUMS, SUMS)
-                pairs = tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp", total)
-                self.acc[place] = pairs if begins else self.acc[place] + pairs
+                rows, columns = ([v[u] for u in range(vectors)] for v in (data[i], weights))
+                add_pairs(self.acc, i, j, rows, columns, 2 * vectors, begins)
 
     def sums(self, i: int, first: int, count: int):
-        if count < SUMS:  # a padded column has all four
-            four = self.sums(i, first // SUMS * SUMS, SUMS)
-            return tirx.Shuffle([four], [first % SUMS])
-        fours = []
-        for at in range(first, first + count, SUMS):
-            x = [self.acc[i, nest.Lanes((at + q) * SUMS, SUMS)] for q in range(SUMS)]
-            four = integers.addp(integers.addp(x[0], x[1]), integers.addp(x[2], x[3]))
-            fours.append(four + self.f["bias"][nest.Lanes(self.at.c + at, SUMS)])
-        return fours[0] if len(fours) == 1 else tirx.Shuffle(fours, list(range(count)))
+        return across(self.acc, i, first, count, lambda lane: self.f["bias"][self.at.c + lane])
+
+
+def add_pairs(acc: nest.Tile, i: int, j: int, data: list, weights: list, group: int, begins: bool = False) -> None:
+    """Add the products of vectors of data and weights to the four sums of column j in row i of a tile. An int16 sums
+    ``group`` of them. ``begins``: these are the first ones.
+    """
+    size, total, place = values.lanes_of(data[0]), None, (i, nest.Lanes(j * SUMS, SUMS))
+    halves = [(u, half) for u in range(len(data)) for half in range(size // EIGHT)]
+    for n, (u, half) in enumerate(halves, 1):
+        left, right = (integers.eighth(v[u], half, size) for v in (data, weights))
+        product = left.astype("int16x8") * right.astype("int16x8")
+        total = product if total is None else total + product
+        if n % group == 0 or n == len(halves):
+            pairs = tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp", total)
+            acc[place] = pairs if begins else acc[place] + pairs
+            total, begins = None, False
+
+
+def across(acc: nest.Tile, i: int, first: int, count: int, whole):
+    """``count`` outputs of row i, from the four sums of each and ``whole(lane)``, such as biases."""
+    if count < SUMS:  # a padded column has all four
+        four = across(acc, i, first // SUMS * SUMS, SUMS, whole)
+        return tirx.Shuffle([four], [first % SUMS])
+    fours = []
+    for at in range(first, first + count, SUMS):
+        x = [acc[i, nest.Lanes((at + q) * SUMS, SUMS)] for q in range(SUMS)]
+        four = integers.addp(integers.addp(x[0], x[1]), integers.addp(x[2], x[3]))
+        fours.append(four + whole(nest.Lanes(at, SUMS)))
+    return fours[0] if len(fours) == 1 else tirx.Shuffle(fours, list(range(count)))
 
 
 _WAYS = {"wide": _Wide, "dot": _Dot, "long": _Long}

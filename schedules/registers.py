@@ -10,7 +10,7 @@ from tvm_mobilenet.layer import Layer
 
 def sum_lanes(layer: Layer, core) -> int:
     """The number of a layer's sums in a vector register."""
-    if layer.declared.pixels and way(layer, core) == "long":
+    if way(layer, core) == ("long" if layer.declared.pixels else "deep"):
         return 1  # each sum has a vector
     return core.lanes(layer.accumulator_dtype)
 

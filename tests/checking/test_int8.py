@@ -208,6 +208,19 @@ def test_steps_keep_groups_of_products_within_an_int16():
     assert (dead > 0).all() and abs(3.0 / dead[1]) < 2**31, "a channel of zeros keeps its bias"
 
 
+@pytest.mark.parametrize("name, apart, group", [("conv 4x4x32 n4 3x3 i8", 8, 1), ("conv 4x4x24 n4 3x3 i8", 8, 2)])
+def test_an_int16_holds_products_of_channels_eight_apart_too(name, apart, group):
+    """Weights of -128 in a file: a kernel that sums channels 0 and 8 of a tap would overflow. With 24 channels none
+    does.
+    """
+    weights = np.zeros((4, 24 if "x24" in name else 32, 3, 3))
+    weights[1, [3, 3 + apart], 2, 1] = -128
+    layer = Layer.parse(name).replace(group=2)
+    assert whole_weights.summed(layer, weights.reshape(4, -1)).group == group
+    weights[1, 3] = 0
+    assert whole_weights.summed(layer, weights.reshape(4, -1)).group == 2
+
+
 def test_a_table_is_the_activation_of_each_value():
     before, after = Scale(0.05, 3), Scale(0.03, -100)
     table = quantize.table("hardswish", before, after)

@@ -7,6 +7,7 @@ the sum of two products of bytes may overflow an int16. After subtraction of the
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +57,7 @@ def summed(layer: Layer, weights: np.ndarray) -> Layer:
     """
     if weights.min(initial=0) < LOW or weights.max(initial=0) > HIGH:
         return layer.replace(group=0, weights="int16")
-    while layer.group > 1 and np.abs(grouped(layer, weights)).sum(2).max() > SHORT:
+    while layer.group > 1 and _most(layer, weights) > SHORT:
         layer = layer.replace(group=layer.group - 1 if layer.declared.groups == "channels" else layer.group // 2)
     return layer
 
@@ -102,6 +103,17 @@ def grouped(layer: Layer, flat: np.ndarray) -> np.ndarray:
         padded = np.pad(flat, ((0, 0), (0, -taps % block)))
         return padded.reshape(n, -1, layer.group, 8).transpose(0, 1, 3, 2).reshape(n, -1, layer.group)
     return np.pad(flat, ((0, 0), (0, -taps % layer.group))).reshape(n, -1, layer.group)
+
+
+def _most(layer: Layer, weights: np.ndarray) -> float:
+    """The largest sum of magnitudes that an int16 may hold, in all ways in which kernels sum a convolution's products:
+    neighbours, and where there are many channels those eight apart.
+    """
+    found = np.abs(grouped(layer, weights)).sum(2).max()
+    if layer.declared.groups != "any" or layer.groups > 1 or layer.channels % (8 * layer.group):
+        return found
+    by_channel = np.abs(weights).reshape(len(weights), -1, layer.group, 8, math.prod(layer.kernel))
+    return max(found, by_channel.sum(2).max())
 
 
 def rounded_up(values: np.ndarray, bits: int = 12) -> np.ndarray:
