@@ -112,7 +112,7 @@ class Tiles:
             )
             for i in range(run.tile)
         ]
-        integer_outputs.store(layer, self.f, rows, width, at.c)
+        integer_outputs.store(layer, self.f, rows, width, at.c, padded=layer.groups == 1)
 
     def _outside(self, acc: nest.Tile, at: Position, tap) -> None:
         """Add the products of a tap that lies outside the image for all columns of a tile."""

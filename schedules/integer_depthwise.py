@@ -69,11 +69,7 @@ class Filters:
 
     def _together(self, left: int) -> int:
         """The number of the next channels that are computed at once."""
-        if left in (BYTES // 2, BYTES):
-            return left
-        if self.d["products"] == "wide" or left < SUMS:
-            return 1
-        return left if left % 2 == 0 else left // SUMS * SUMS
+        return 1 if self.d["products"] == "wide" or left < SUMS else left
 
     def _channels(self, row: Run, column: Run, at: Position, count: int) -> None:
         window = _Window(self, row, column, at, count)
@@ -87,7 +83,7 @@ class Filters:
             )
 
         rows = [row_of(i, j) for i in range(row.tile) for j in range(column.tile)]
-        integer_outputs.store(self.layer, self.f, rows, count, at.c)
+        integer_outputs.store(self.layer, self.f, rows, count, at.c, padded=way != "wide")
 
     def _bias(self, at: Position, count: int) -> list:
         """The biases of ``count`` channels, as vectors of sums to start from; there are biases for whole vectors."""
@@ -273,7 +269,9 @@ def lanes_of(layer: Layer) -> tuple[int, ...]:
 def widths_of(layer: Layer, width: int, core) -> tuple[tuple[int, ...], int]:
     """The widths that a tile may have in a row of ``width`` positions, and the best of them."""
     widths = tuple(t for t in sorted({1, 2, 4, outputs(layer)}) if t <= width)
-    best = {"dot": outputs(layer), "taps": 2, "wide": 1}[ways(layer, core)[0]]
+    # A tile of fewer channels has registers left. On an A72, 112x112x4 then takes 11 % less, on an A53 as much more.
+    few = 4 if layer.channels < BYTES and not core.in_order else 2
+    best = {"dot": outputs(layer), "taps": few, "wide": 1}[ways(layer, core)[0]]
     return widths, min(best, widths[-1])
 
 

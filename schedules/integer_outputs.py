@@ -1,12 +1,14 @@
 """The outputs of a tile: its sums requantized to int8, sixteen at a time, and stored.
 
 Rows whose width is not a multiple of sixteen share vectors: four rows of four columns make one vector, which is
-requantized at once and stored row by row. Each step of the epilogue is done for all vectors before the next step, so
-the registers of a table are loaded once for all of them.
+requantized at once and stored row by row. If a row ends in one to three columns beyond a multiple of four, four are
+computed, of padded sums, and these few are stored. Each step of the epilogue is done for all vectors before the next
+step, so the registers of a table are loaded once for all of them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +19,9 @@ from tvm_mobilenet.kinds.activation import bounds
 from tvm_mobilenet.layer import Layer
 
 VECTOR = 16  # outputs that are computed at once
-PIECES = (16, 8, 4, 1)  # numbers of outputs that are stored at once
-WHOLE = {4: "int32", 8: "int64"}  # dtype in which a piece of a vector is loaded and stored
+PIECES = (16, 8, 4, 1)  # numbers of outputs that a piece of a vector has
+LEAST = 4  # outputs of a vector of sums, of which a last piece stores fewer
+WHOLE = {1: "int8", 2: "int16", 4: "int32", 8: "int64"}  # dtype in which outputs are loaded and stored at once
 
 
 @dataclass(frozen=True)
@@ -33,35 +36,53 @@ class Row:
 
 @dataclass(frozen=True)
 class _Piece:
+    """``count`` neighbouring outputs of a row from ``at`` on, of which the first ``stored`` belong to the layer."""
+
     row: Row
     at: int
     count: int
+    stored: int
+
+    @property
+    def partial(self) -> bool:
+        return self.stored < self.count
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """The stored outputs of a partial piece as first output and length, which divides the first."""
+        return [(self.stored // 2 * 2 - 2 * (size == 2), size) for size in (2, 1) if self.stored & size]
 
     @property
     def lanes(self):
-        return nest.Lanes(self.at, self.count) if self.count > 1 else self.at
+        return _lanes(self.at, self.count)
+
+
+def _lanes(first, count: int):
+    return nest.Lanes(first, count) if count > 1 else first
 
 
 def vectors(rows: int, width: int) -> int:
     """The number of vectors that the outputs of a tile fill."""
     whole, rest = divmod(width, VECTOR)
-    return rows * whole + sum(-(-rows // (VECTOR // size)) if size > 1 else rows for size in _pieces(rest))
+    by_size = Counter(size for size, _ in _pieces(rest, True))
+    return rows * whole + sum(-(-rows * count // (VECTOR // size)) for size, count in by_size.items())
 
 
-def _pieces(width: int) -> list[int]:
-    """The sizes in which ``width`` neighbours are stored."""
+def _pieces(width: int, padded: bool) -> list[tuple[int, int]]:
+    """The sizes in which ``width`` neighbours are computed, and the numbers of them that are stored."""
     found = []
     while width:
-        found.append(next(c for c in PIECES if c <= width))
-        width -= found[-1]
+        size = LEAST if padded and width < LEAST else next(c for c in PIECES if c <= width)
+        found.append((size, min(size, width)))
+        width -= found[-1][1]
     return found
 
 
-def store(layer: Layer, f: nest.Kernel, rows: Sequence[Row], width: int, first) -> None:
+def store(layer: Layer, f: nest.Kernel, rows: Sequence[Row], width: int, first, padded: bool) -> None:
     """Write ``width`` neighbouring channels from ``first`` on of some rows, through requantization, table and
-    addition.
+    addition. ``padded``: there are sums, and constants, for a multiple of `LEAST` channels.
     """
-    made = [_Vector(layer, f, pieces, first) for pieces in _vectors(layer, len(rows), width, rows)]
+    made = [_Vector(layer, f, pieces, first) for pieces in _vectors(layer, rows, width, padded)]
     for vector in made:
         vector.requantize()
     if "table" in layer.constants:
@@ -82,14 +103,14 @@ def _look_up(f: nest.Kernel, made: Sequence[_Vector]) -> None:
                 vector.look_up_first()
 
 
-def _vectors(layer: Layer, count: int, width: int, rows: Sequence[Row]) -> list[list[_Piece]]:
+def _vectors(layer: Layer, rows: Sequence[Row], width: int, padded: bool) -> list[list[_Piece]]:
     """The outputs as pieces. Pieces of one size share vectors of sixteen lanes, as far as they go."""
     by_size: dict[int, list[_Piece]] = {}
     together = layer.output_layout == "NHWC"
     at = 0
-    for size in _pieces(width) if together else [1] * width:
-        by_size.setdefault(size, []).extend(_Piece(row, at, size) for row in rows)
-        at += size
+    for size, stored in _pieces(width, padded) if together else [(1, 1)] * width:
+        by_size.setdefault(size, []).extend(_Piece(row, at, size, stored) for row in rows)
+        at += stored
     found = []
     for size, pieces in by_size.items():
         most = 1 if size == 1 or layer.output_dtype != "int8" else VECTOR // size
@@ -159,7 +180,14 @@ class _Vector:
 
     def _loaded(self, piece: _Piece):
         """The second operand of a piece; if a vector has several pieces, each is loaded as one number."""
-        found = self.f["second"][piece.row.index(piece.lanes)]
+        if piece.partial:
+            found = integers.filled(
+                lambda first, count: self.f["second"][piece.row.index(_lanes(piece.at + first, count))],
+                piece.stored,
+                piece.count,
+            )
+        else:
+            found = self.f["second"][piece.row.index(piece.lanes)]
         return found if len(self.pieces) == 1 else integers.reinterpret(found, WHOLE[self.each], 1)
 
     def write(self) -> None:
@@ -167,10 +195,24 @@ class _Vector:
         if len(self.pieces) > 1:
             whole = integers.reinterpret(self._value(), WHOLE[self.each], len(self.pieces))
         for n, piece in enumerate(self.pieces):
+            if piece.partial:
+                self._write_partial(n, piece)
+                continue
             made = self._value()
             if whole is not None:
                 made = integers.reinterpret(tirx.Shuffle([whole], [n]), "int8", self.each)
             self.f["output"][piece.row.index(piece.lanes)] = made
+
+    def _write_partial(self, n: int, piece: _Piece) -> None:
+        out = self.f["output"]
+        for first, count in piece.runs:
+            at, value = n * self.each + first, self._value()
+            if self.layer.output_dtype == "int8":
+                few = integers.reinterpret(value, WHOLE[count], self.count // count)
+                few = integers.reinterpret(tirx.Shuffle([few], [at // count]), "int8", count)
+            else:
+                few = tirx.Shuffle([value], list(range(at, at + count)))
+            out[piece.row.index(_lanes(piece.at + first, count))] = few
 
     def _keep(self, value) -> None:
         if self.made is None:

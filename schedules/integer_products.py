@@ -74,7 +74,7 @@ class Product:
     def tile(self, at: Position, height: int, width: int, block) -> None:
         """Compute ``height`` x ``width`` outputs over all of k."""
         layer, f = self.layer, self.f
-        made = _WAYS[self.d["products"]](self, at, height, padded(width))
+        made = _WAYS[self.d["products"]](self, at, height, padded(width), width)
         made.begin()
         made.multiply()
         rows = [
@@ -83,7 +83,7 @@ class Product:
             )
             for i in range(height)
         ]
-        integer_outputs.store(layer, f, rows, width, at.c)
+        integer_outputs.store(layer, f, rows, width, at.c, padded=True)
 
     def data(self, at: Position, i: int, k, count: int):
         """``count`` values of k from row i of a tile; those beyond the row are zero."""
@@ -101,7 +101,8 @@ class _Way:
     product: Product
     at: Position
     height: int
-    width: int
+    width: int  # padded
+    columns: int  # without padding
 
     def __post_init__(self):
         self.f, self.layer = self.product.f, self.product.layer
@@ -198,7 +199,11 @@ class _Long(_Way):
         for i in range(self.height):
             for u in range(vectors):
                 data[i][u] = self.product.data(self.at, i, first + u * size, size)
-        for j in range(self.width):
+        if begins and self.columns < self.width:
+            for i in range(self.height):
+                for j in range(self.columns, self.width):
+                    self.acc[i, nest.Lanes(j * SUMS, SUMS)] = integers.const(0, "int32", SUMS)
+        for j in range(self.columns):
             weights = self.f.variables(vectors, size, "int8")
             for u in range(vectors):
                 weights[u] = self.weight(first * self.width + u * (self.width * size) + j * size, size)

@@ -47,13 +47,27 @@ def filled(piece, have: int, count: int):
     """
     if have == count:
         return piece(0, count)
-    found, at = None, 0
-    while at < have:
-        size = 1 << ((have - at).bit_length() - 1)
-        more = piece(at, size)
-        found = more if found is None else tirx.Shuffle([found, more], list(range(at + size)))
+    words, at = [], 0  # numbers of four bytes: LLVM takes shuffles of shorter vectors apart, byte by byte
+    while have - at >= WORDS:
+        size = WORDS << ((have - at) // WORDS).bit_length() - 1
+        words.append(reinterpret(piece(at, size), "int32", size // WORDS))
         at += size
-    return tirx.Shuffle([found, const(0, "int8", count - have)], list(range(count)))
+    if at < have:
+        words.append(_word([(i, n, piece(at + i, n)) for i, n in ((0, 2), (have - at & 2, 1)) if have - at & n]))
+    known = sum(map(values.lanes_of, words))
+    words += [const(0, "int32", 1)] * (count // WORDS - known)
+    whole = words[0] if len(words) == 1 else tirx.Shuffle(words, list(range(count // WORDS)))
+    return reinterpret(whole, "int8", count)
+
+
+def _word(parts: list[tuple[int, int, object]]):
+    """An int32 of less than four bytes, given as first byte, number and value; the other bytes are zero."""
+    found = None
+    for first, count, value in parts:
+        unsigned = tirx.reinterpret("uint16" if count == 2 else "uint8", value).astype("int32")
+        placed = unsigned << values.const(8 * first, "int32") if first else unsigned
+        found = placed if found is None else found + placed
+    return found
 
 
 def fused(left, right, total, count: int):
