@@ -20,7 +20,7 @@ from tvm import tirx
 from tvm_mobilenet.schedules import integer_outputs, integers, nest, values
 from tvm_mobilenet.schedules.choices import EVEN, Choice, Decisions, divisors, imbalance
 from tvm_mobilenet.schedules.integer_constants import lookup_choice
-from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS
+from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS, padded
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.window import Run, source
 
@@ -30,8 +30,8 @@ from tvm_mobilenet.layer import Layer
 def ways(layer: Layer, core) -> tuple[str, ...]:
     """The ways in which a core may sum a layer's taps, the best first."""
     plain = layer.input_layout == layer.output_layout == "NHWC" and layer.channels >= SUMS and not layer.weights
-    dot = core.dot_products and layer.channels % 8 == 0 and layer.kernel[1] <= 2 * QUAD and plain
-    dot = dot and layer.dilation == (1, 1)
+    dot = core.dot_products and layer.kernel[1] <= 2 * QUAD and plain
+    dot = dot and 1 in (layer.dilation[1], layer.stride[1])
     return (*(["dot"] * dot), *(["taps"] * bool(plain and layer.group)), "wide")
 
 
@@ -69,11 +69,12 @@ class Filters:
 
     def _together(self, left: int) -> int:
         """The number of the next channels that are computed at once."""
-        return 1 if self.d["products"] == "wide" or left < SUMS else left
+        few = self.d["products"] == "taps" and left < SUMS
+        return 1 if self.d["products"] == "wide" or few else left
 
     def _channels(self, row: Run, column: Run, at: Position, count: int) -> None:
         window = _Window(self, row, column, at, count)
-        way = self.d["products"] if count > 1 else "wide"
+        way = self.d["products"] if window.lanes > 1 else "wide"
         sums = getattr(self, "_" + way)(window)
 
         def row_of(i: int, j: int) -> integer_outputs.Row:
@@ -145,39 +146,43 @@ class Filters:
 
     def _dot(self, window: _Window):
         layer, at, count = self.layer, window.at, window.count
-        rows, columns, each = window.row.tile, window.column.tile, outputs(layer)
-        total = self.f.variables(rows * columns * (count // SUMS), SUMS, "int32")
+        rows, columns, each, fours = window.row.tile, window.column.tile, outputs(layer), -(-count // SUMS)
+        total = self.f.variables(rows * columns * fours, SUMS, "int32")
         for n in range(rows * columns):
             for v, bias in enumerate(self._bias(at, count)):
-                total[n * (count // SUMS) + v] = bias
-        stride = layer.stride
-        for y in range((rows - 1) * stride[0] + layer.kernel[0]):
-            readers = [(i, y - i * stride[0]) for i in range(rows) if 0 <= y - i * stride[0] < layer.kernel[0]]
-            if not readers:
-                continue
-            for j in range(0, columns, each):
-                here = range(min(each, columns - j))
+                total[n * fours + v] = bias
+        readers_of: dict[int, list[tuple[int, int]]] = {}
+        for i in range(rows):
+            for kh in range(layer.kernel[0]):
+                readers_of.setdefault(i * layer.stride[0] + kh * layer.dilation[0], []).append((i, kh))
+        apart = layer.dilation[1]  # outputs so far apart read the same columns
+        alike = [list(range(first, columns, apart)) for first in range(min(apart, columns))]
+        shared = [some[at : at + each] for some in alike for at in range(0, len(some), each)]
+        for y, readers in sorted(readers_of.items()):
+            for here in shared:
                 for quad in range(quads(layer)):
-                    users = [output for output in here if quad in quads_of(layer, output)]
+                    users = [output for output in range(len(here)) if quad in quads_of(layer, output)]
                     if not users:
                         continue
-                    four = self._interleaved(window, y, j * stride[1] + quad * QUAD)
+                    mixed = self._interleaved(window, y, here[0] * layer.stride[1] + quad * QUAD * apart)
                     for i, kh in readers:
                         for output in users:
-                            for v in range(count // SUMS):
+                            for v in range(fours):
                                 row = (kh * each + output) * quads(layer) + quad
-                                place = row * layer.channels + at.c + v * SUMS
+                                place = row * padded(layer.channels) + at.c + v * SUMS
                                 weights = self.f["weight"][nest.Lanes(place * QUAD, BYTES)]
-                                n = (i * columns + j + output) * (count // SUMS) + v
+                                n = (i * columns + here[output]) * fours + v
                                 total[n] = tirx.call_llvm_pure_intrin(
-                                    "int32x4", "llvm.aarch64.neon.sdot", total[n], four[v], weights
+                                    "int32x4", "llvm.aarch64.neon.sdot", total[n], mixed[v], weights
                                 )
-        return lambda i, j: [total[(i * columns + j) * (count // SUMS) + v] for v in range(count // SUMS)]
+        return lambda i, j: [total[(i * columns + j) * fours + v] for v in range(fours)]
 
     def _interleaved(self, window: _Window, y: int, x: int) -> nest.Variables:
-        """Four columns from x on of one row under the tile, interleaved by channels: vectors of four channels."""
-        count = window.count
-        a, b, c, d = (window.at_window(y, x + n) for n in range(QUAD))
+        """Four columns from x on, a dilation apart, of one row under the tile, interleaved by channels: vectors of four
+        channels.
+        """
+        count = window.lanes
+        a, b, c, d = (window.at_window(y, x + n * self.layer.dilation[1]) for n in range(QUAD))
         made = self.f.variables(count // SUMS, BYTES, "int8")
         two = self.f.variables(count // 4, 8, "int16")  # bytes of two columns side by side
         for half in range(count // 8):
@@ -207,7 +212,8 @@ class _Window:
             at,
             count,
         )
-        self.lanes = 1 if count == 1 else -(-count // (BYTES // 2)) * (BYTES // 2)
+        alone = count == 1 and filters.d["products"] != "dot"  # whose weights are packed for vectors
+        self.lanes = 1 if alone else -(-count // (BYTES // 2)) * (BYTES // 2)
         self._loaded: dict[tuple[int, int], nest.Variables] = {}
 
     def read(self, i: int, j: int, kh: int, kw: int):
@@ -318,11 +324,12 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.nda
     if d["products"] != "dot":
         return np.pad(np.ascontiguousarray(taps).ravel(), (0, _beyond(layer, d)))
     each = outputs(layer)
-    made = np.zeros((layer.kernel[0], each, layer.channels, quads(layer) * QUAD), np.int8)
+    channels = padded(layer.channels)
+    made = np.zeros((layer.kernel[0], each, channels, quads(layer) * QUAD), np.int8)
     for output in range(each):
         at = output * layer.stride[1]
-        made[:, output, :, at : at + layer.kernel[1]] = taps.transpose(0, 2, 1)
-    by_quad = made.reshape(layer.kernel[0], each, layer.channels, quads(layer), QUAD)
+        made[:, output, : layer.channels, at : at + layer.kernel[1]] = taps.transpose(0, 2, 1)
+    by_quad = made.reshape(layer.kernel[0], each, channels, quads(layer), QUAD)
     return np.ascontiguousarray(by_quad.transpose(0, 1, 3, 2, 4)).ravel()
 
 
@@ -335,4 +342,4 @@ def weights(layer: Layer, d: Decisions) -> int:
     """The number of bytes of the packed weights."""
     if d["products"] != "dot":
         return layer.kernel[0] * layer.kernel[1] * layer.channels + _beyond(layer, d)
-    return layer.kernel[0] * outputs(layer) * quads(layer) * layer.channels * QUAD
+    return layer.kernel[0] * outputs(layer) * quads(layer) * padded(layer.channels) * QUAD
