@@ -212,7 +212,8 @@ class _Long(_Way):
                 add_pairs(self.acc, i, j, rows, columns, 2 * vectors, begins)
 
     def sums(self, i: int, first: int, count: int):
-        return across(self.acc, i, first, count, lambda lane: self.f["bias"][self.at.c + lane])
+        biases = self.f["bias"]
+        return across(self.acc, i, first, count, lambda lane: biases[nest.Lanes(self.at.c + lane.first, lane.count)])
 
 
 def add_pairs(acc: nest.Tile, i: int, j: int, data: list, weights: list, group: int, begins: bool = False) -> None:
