@@ -470,6 +470,26 @@ def test_squeeze_and_excite_is_pool_two_products_and_a_scale(batch):
     ]
 
 
+@pytest.mark.parametrize(
+    "last, word",
+    [(nn.Hardsigmoid(), "clip1,2"), (nn.Hardtanh(-0.5, 0.5), "clip0.5,1.5"), (nn.Sigmoid(), ""), (nn.ReLU(), "")],
+)
+def test_a_gated_tensor_added_to_itself_is_one_product(last, word):
+    """As in PaddleOCR's feature pyramids: its gate becomes one larger, where its activation has finite bounds."""
+
+    def forward(m, x):
+        x = m.stem(x)
+        return ((x * m.gate(x) if word else m.gate(x) * x) + x).relu().mean((2, 3))
+
+    gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), last)
+    graph, names = layers(Lambda(forward, stem=nn.Conv2d(3, 4, 3), gate=gate), image(1, 3, 8, 8))
+    gates = [name for name in names if name.startswith("dense m1 n4 k4 f32 clip")]
+    assert gates == [f"dense m1 n4 k4 f32 {word}"] * bool(word)
+    products = [name for name in names if name.startswith("elementwise 6x6x4")]
+    assert len(products) == (1 if word else 2), names
+    assert "relu" in products[-1] and len(graph.calls) == len(names)
+
+
 def test_a_gate_of_a_feature_map_that_is_nhwc_in_the_model_is_a_scale():
     """TensorFlow's exporters write squeeze-and-excite so."""
 

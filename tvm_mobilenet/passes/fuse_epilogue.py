@@ -3,11 +3,16 @@
 An element-wise layer is fused into the layer that makes its data if it is the only reader of that data. A residual add
 is fused into the later of the two layers that it adds, when the other operand already exists. It goes ``before`` the
 activation if that layer has none yet, ``after`` it otherwise.
+
+``x + x * gate`` is ``x * (1 + gate)``, and a clamped gate of an own layer can be made one larger by its bias: the sum
+needs no layer then, as in PaddleOCR's feature pyramids.
 """
 
 from __future__ import annotations
 
-from tvm_mobilenet.kinds.activation import PER_CHANNEL, PLAIN
+import numpy as np
+
+from tvm_mobilenet.kinds.activation import PER_CHANNEL, PLAIN, bounds, named
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes import marks
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
@@ -20,7 +25,7 @@ def run(graph: LayerGraph, integer: bool = False) -> LayerGraph:
     count = graph.readers()
     kept: dict[str, LayerCall] = {}
     for call in graph.calls:
-        for fuse in (_activation, _residual, _layout):
+        for fuse in (_activation, _residual, _layout, *([] if integer else [_shortcut])):
             fused = fuse(call, kept, count)
             if fused is not None and not (integer and _only_float(fused[1].layer)):
                 producer, call = fused
@@ -73,6 +78,38 @@ def _residual(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | Non
             continue
         return producer.output, fused.replace(inputs=(*fused.inputs, other))
     return None
+
+
+def _shortcut(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
+    """The sum of a tensor and of the same tensor times a gate, as one product."""
+    if not (call.layer.declared.identity and call.layer.op == "add" and call.layer.residual == "none"):
+        return None
+    for value, other in (call.inputs, call.inputs[::-1]):
+        scale = _only_reader(value, kept, count)
+        if scale is None or (scale.layer.op, scale.layer.activation) != ("scale", "none"):
+            continue
+        gate = _only_reader(scale.inputs[1], kept, count)
+        if scale.inputs[0] != other or gate is None or (larger := _one_larger(gate)) is None:
+            continue
+        kept[gate.output] = larger
+        layer = scale.layer.replace(activation=call.layer.activation)
+        return value, scale.replace(layer=layer, output=call.output, name=call.name, source=call.source)
+    return None
+
+
+def _one_larger(gate: LayerCall) -> LayerCall | None:
+    """The layer whose output is that of this one plus one; None if its activation is no clamp to finite numbers."""
+    layer, factor, offset, ends = gate.layer, 1.0, 0.0, bounds(gate.layer.activation)
+    if layer.activation == "hardsigmoid":
+        factor, offset, ends = 1 / 6, 0.5, (0.0, 1.0)
+    if layer.weight_shape is None or layer.parts or layer.residual != "none":
+        return None
+    if ends is None or not np.isfinite(ends).all():
+        return None
+    weight, bias = gate.weight * factor, gate.bias * factor + (offset + 1)
+    return gate.replace(
+        layer=layer.replace(activation=named("clip", ends[0] + 1, ends[1] + 1)), weight=weight, bias=bias
+    )
 
 
 def _layout(call: LayerCall, kept: dict, count) -> tuple[str, LayerCall] | None:
