@@ -1,7 +1,8 @@
 """The effect of int8 on trained networks: right classes, unchanged classes, and cosines of scores.
 
-Each network is calibrated in every way on the two photographs that ship and crops of them. It is computed by the
-integer definition (`checking.network_steps`), to which kernels are equal in every value, so no board is needed.
+Each network is calibrated in every way on the two photographs that ship and crops of them. It is computed by its int8
+kernels on this machine, which give the bits of every board. The first batch is compared with the integer definition
+(`checking.network_steps`) for equality.
 Labelled photographs give the number of right classes, crops of photographs from packages the number of unchanged ones.
 The third network is a MobileNet v1 0.25 that this program trains on digits. It needs these packages besides this
 project's own::
@@ -25,15 +26,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from benchmarks.half_precision import class_of
-from tvm_mobilenet import frontend, passes
+from tvm_mobilenet import frontend, passes, targets
 from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.compiler import calibration, quantization
+from tvm_mobilenet.compiler.network import Network
+from tvm_mobilenet.errors import VerificationError
+from tvm_mobilenet.evaluation import kernels
 from tvm_mobilenet.models import registry
+from tvm_mobilenet.models.options import ModelOptions
 from tvm_mobilenet.models.preprocess import Preprocess, evaluation_batch, load_image, read_image
 from tvm_mobilenet.terminal import console
 
@@ -120,8 +124,28 @@ class Row:
         return ", ".join(name for name, is_missed in missed.items() if is_missed)
 
 
-def rows(trained: Trained, methods: Sequence[str], digits: bool = False) -> list[Row]:
-    """One row for each way of calibrating."""
+def by_definition(network: Network, inputs: np.ndarray) -> np.ndarray:
+    """The scores (N, classes) of inputs by the integer definition, which needs no compiler and more time an input."""
+    return scores(inputs, lambda x: network_steps.outputs(network, [(x,)])[0][0])
+
+
+def by_kernels(network: Network, inputs: np.ndarray) -> np.ndarray:
+    """The scores (N, classes) of inputs by a network's kernels on this machine.
+
+    Raises
+    ------
+    TvmMobilenetError
+        They differ from the integer definition on the first batch.
+    """
+    with kernels.opened(network, targets.load("host"), "local") as opened:
+        first = np.ascontiguousarray(inputs[:BATCH])
+        if not np.array_equal(opened.outputs((first,))[0].reshape(BATCH, -1), by_definition(network, first)):
+            raise VerificationError("the kernels differ from the integer definition")
+        return scores(inputs, lambda x: opened.outputs((x,))[0])
+
+
+def rows(trained: Trained, methods: Sequence[str], digits: bool = False, compute: Callable = by_kernels) -> list[Row]:
+    """One row for each way of calibrating; ``compute`` may also be `by_definition`."""
     single, graph = trained.graph(1), trained.graph(BATCH)
     inputs = [(one[None],) for one in trained.calibrate]
     every = np.concatenate([trained.labelled, trained.others])
@@ -132,8 +156,7 @@ def rows(trained: Trained, methods: Sequence[str], digits: bool = False) -> list
         bounds = {single.signature.inputs[0].value: trained.bounds}
         made = quantization.scales_of(single, inputs, trained.title, method, bounds).applied(graph)
         console.say(f"{trained.title}, {method}: calibrated in {time.process_time() - begun:.0f} CPU-seconds")
-        network = SimpleNamespace(graph=made, layers=made.calls, signature=made.signature)
-        own = scores(every, lambda x, network=network: network_steps.outputs(network, [(x,)])[0][0])
+        own = compute(Network(ModelOptions(model=trained.title), None, made), every)
         found.append(row(trained, method, own, exact, digits))
     return found
 

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import quantization as evidence
 from tests.support import record_digits, trained
+from tvm_mobilenet.errors import VerificationError
 
 
 def row(right: int = 18, first_five: int = 20, same: float = 0.96, cosine: float = 0.995, digits: bool = False):
@@ -44,9 +45,19 @@ def test_int8_recognises_the_digits_that_float32_does():
     """The network that the benchmark trains, as it was recorded: at most three of 180 more are wrong."""
     network = record_digits.recorded()
     network = replace(network, labelled=network.labelled[:180], classes=network.classes[:180])
-    (found,) = evidence.rows(network, ("auto",), True)
+    (found,) = evidence.rows(network, ("auto",), True, evidence.by_definition)
     assert found.of == 180 and found.right_float32 > 171 and not found.missed, found
     assert found.cosine > 0.99
+
+
+@pytest.mark.full
+def test_kernels_that_differ_from_the_definition_are_told(monkeypatch):
+    network, definition = record_digits.recorded(), evidence.by_definition
+    network = replace(network, labelled=network.labelled[:8], classes=network.classes[:8])
+    assert evidence.rows(network, ("minmax",), True) == evidence.rows(network, ("minmax",), True, definition)
+    monkeypatch.setattr(evidence, "by_definition", lambda *given: definition(*given) + np.float32(2**-20))
+    with pytest.raises(VerificationError):
+        evidence.rows(network, ("minmax",), True)
 
 
 @pytest.mark.full
