@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tests.support.layer_runner import assert_close, run_in_torch
@@ -72,6 +73,12 @@ def test_main_returns_what_the_model_returns(outputs, is_tuple):
     assert_close(graph, model, X)
 
 
+def set_(x, where, value):
+    x = x.clone()
+    x[where] = value
+    return x
+
+
 FORMS = {  # of a feature map; each has been refused or wrong
     "a range whose ends are exchanged": lambda x: x.clamp(1, -1) * x,
     "a power of two": torch.exp2,
@@ -105,20 +112,43 @@ FORMS = {  # of a feature map; each has been refused or wrong
     "maxima whose places nobody reads": lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True)[0],
     "shifted": lambda x: ((x.abs() * 100).long() << 1).float(),
 }
+RARE = {  # as the others
+    "values at places": lambda x: x.index_put((torch.tensor([0, 0]), torch.tensor([1, -2])), x[0, :2] * 3),
+    "sums at one place": lambda x: x.index_put((torch.tensor([0, 0]), torch.tensor([1, 1])), x[0, :2], accumulate=True),
+    "rows and columns set": lambda x: set_(x, (slice(None), [1, 2], slice(None), [0, -3]), x[:, 0, :, 0]),
+    "set by a mask": lambda x: set_(x, x > 0.5, 7.0),
+    "scattered in a corner": lambda x: x.scatter(1, (torch.arange(60).reshape(1, 3, 4, 5) * 7 % 4), x.flip(1) * 2),
+    "sums of classes": lambda x: torch.zeros(1, 8, 8, 8).scatter_add(1, (x.sigmoid() * 8).long(), x),
+    "largest of classes": lambda x: x.scatter_reduce(2, torch.arange(96).reshape(1, 4, 3, 8) % 8, x * 2, "amax"),
+    "gathered by rank": lambda x: x.gather(2, x.argsort(2)[:, :2, :3]),
+    "the largest so far": lambda x: torch.cat([y.float() for y in x.round().cummax(2)]),
+    "the smallest so far": lambda x: torch.cat([y.float() for y in x.round().cummin(-1)]),
+    "exponentials so far": lambda x: x.logcumsumexp(1),
+    "truths so far": lambda x: (x > 0).cumsum(1).float() + (x > 0).cumprod(3),
+    "any truth": lambda x: (x > 1).amax(1).float(),
+    "truths sorted": lambda x: (x > 0).sort(1)[0].float(),
+    "one number sorted": lambda x: x.mean().sort()[0] + x.mean().max(0)[1],
+    "uneven windows": lambda x: torch.cat([y.float() for y in F.adaptive_max_pool2d(x, (3, 5), return_indices=True)]),
+    "more windows than values": lambda x: F.adaptive_max_pool2d(x, (11, 3)),
+    "places in windows": lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True)[1],
+    "unpooled": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+    "powers of integers": lambda x: ((x.abs() * 3).int().clamp(max=9) ** (x.abs() * 2).int().clamp(max=4)).float(),
+}
 
 
 class Forms(nn.Module):
-    def __init__(self):
+    def __init__(self, forms):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 1)
+        self.forms = forms
 
     def forward(self, x):
         x = self.conv(x)
-        return [form(x) for form in FORMS.values()]
+        return [form(x) for form in self.forms.values()]
 
 
 def test_forms_that_exporters_write_compute_what_pytorch_does():
-    model, x = Forms().eval(), X[:1]
+    model, x = Forms(FORMS).eval(), X[:1]
     with torch.no_grad():
         expected = model(x)
     found = run_in_torch(passes.run(frontend.from_torch(model, x)), x.numpy())
@@ -129,7 +159,7 @@ def test_forms_that_exporters_write_compute_what_pytorch_does():
 
 @pytest.mark.full
 def test_forms_that_exporters_write_are_verified_on_their_machine_code(tmp_path):
-    torch.export.save(torch.export.export(Forms().eval(), (X[:1],)), tmp_path / "forms.pt2")
+    torch.export.save(torch.export.export(Forms(FORMS | RARE).eval(), (X[:1],)), tmp_path / "forms.pt2")
     options = ModelOptions(model=str(tmp_path / "forms.pt2"))
     build.build(options, targets.load("host"), output=tmp_path / "out")
     assert verify.verify(tmp_path / "out", board="local").ok
@@ -227,7 +257,8 @@ def test_what_cannot_be_imported_is_refused(model, x, message):
         (lambda x: torch.nn.functional.dropout(x, training=True), "draws random numbers"),
         (lambda x: x + torch.rand_like(x), "rand_like.*draws random numbers"),
         (lambda x: x.topk(2, sorted=False)[0], "leaves the order"),
-        (lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True), "the places of its maxima are read"),
+        (lambda x: set_(x, x > 0, x.flatten()[:700]), "which of them goes where depends on data"),
+        (lambda x: x.mode(1)[0], "mode.*: no layer computes it"),
         (
             lambda x: torch.nn.functional.avg_pool2d(x, 3, 2, ceil_mode=True, divisor_override=5),
             "divisor_override with",

@@ -385,6 +385,63 @@ def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
     computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
 
 
+@pytest.mark.full
+def test_rare_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
+    """Values at positions that are negative, repeated or fewer than the data's, places of maxima, sequences."""
+    nodes = [
+        h.make_node("ReduceMean", ["x"], ["mean"], keepdims=0),
+        h.make_node("TopK", ["x", "two"], ["largest", "places"], axis=1),
+        h.make_node("Abs", ["x"], ["absolute"]),
+        h.make_node("Cast", ["absolute"], ["whole"], to=TensorProto.INT32),
+        h.make_node("Pow", ["whole", "half"], ["roots"]),
+        h.make_node("Cast", ["roots"], ["whole roots"], to=TensorProto.FLOAT),
+        h.make_node("ScatterElements", ["x", "corner", "new"], ["scattered in a corner"], axis=1),
+        h.make_node("ScatterND", ["x", "rows", "updates"], ["sums of rows"], reduction="add"),
+        h.make_node("GatherND", ["x", "places of rows"], ["batches"], batch_dims=1),
+        h.make_node("GatherElements", ["x", "places"], ["by rank"], axis=1),
+        h.make_node("Pad", ["x", "pads", "mean"], ["by a mean"]),
+        h.make_node("Compress", ["x", "chosen"], ["compressed"], axis=1),
+        h.make_node("MaxPool", ["x"], ["pooled", "where"], kernel_shape=[2, 3], strides=[2, 2], pads=[0, 1, 0, 0]),
+        h.make_node("MaxPool", ["x"], ["halves", "where halves"], kernel_shape=[2, 2], strides=[2, 2]),
+        h.make_node("MaxUnpool", ["halves", "where halves"], ["unpooled"], kernel_shape=[2, 2], strides=[2, 2]),
+        h.make_node("Cast", ["where"], ["where pooled"], to=TensorProto.FLOAT),
+        h.make_node("SequenceConstruct", ["x", "halves"], ["pair"]),
+        h.make_node("SequenceAt", ["pair", "one more"], ["second"]),
+    ]
+    path = model_of(
+        tmp_path / "net.onnx",
+        *nodes,
+        constants=[
+            ("two", np.array([2])),
+            ("half", np.float32(1.5)),
+            ("corner", np.arange(40).reshape(1, 2, 4, 5) % 4 - 1),
+            ("new", np.arange(40, dtype=np.float32).reshape(1, 2, 4, 5)),
+            ("rows", np.array([[0, -1], [0, 0], [0, 0]])),
+            ("updates", np.arange(192, dtype=np.float32).reshape(3, 8, 8)),
+            ("places of rows", np.array([[[1, 2], [-3, 0]]])),
+            ("pads", np.array([0, 0, 1, -1, 0, 0, 2, 3])),
+            ("chosen", np.array([True, False, True])),
+            ("one more", np.array(1)),
+        ],
+        outputs=(
+            "whole roots",
+            "scattered in a corner",
+            "sums of rows",
+            "batches",
+            "by rank",
+            "by a mean",
+            "compressed",
+            "where pooled",
+            "unpooled",
+            "second",
+        ),
+    )
+    model = onnx.load(path)
+    model.opset_import[0].version = 17
+    onnx.save(model, path)
+    computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
+
+
 def sub(name, *nodes, outputs=("a",)):
     return h.make_graph(list(nodes), name, [], [h.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs])
 

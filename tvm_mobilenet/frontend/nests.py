@@ -6,7 +6,9 @@ thousand class scores. `indexed` reads the values at given positions, and never 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import reduce
 
 import tvm
 from tvm import relax, te, tirx
@@ -23,6 +25,7 @@ def places(bb: relax.BlockBuilder, x: relax.Expr, axis: int, count: int, largest
 
     def nest(data: te.Tensor) -> te.Tensor:
         size = int(data.shape[axis])
+        of = (lambda *at: data(*at).astype("int8")) if data.dtype == "bool" else data  # LLVM does not compare truths
 
         def before(a, b, i, j):
             """Whether value b at j comes before value a at i."""
@@ -31,8 +34,8 @@ def places(bb: relax.BlockBuilder, x: relax.Expr, axis: int, count: int, largest
 
         def number(*at):
             j = te.reduce_axis((0, size), "j")
-            other = data(*at[:axis], j, *at[axis + 1 :])
-            return te.sum(before(data(*at), other, at[axis], j).astype("int32"), axis=j)
+            other = of(*at[:axis], j, *at[axis + 1 :])
+            return te.sum(before(of(*at), other, at[axis], j).astype("int32"), axis=j)
 
         ranks = te.compute(data.shape, number, "ranks")
 
@@ -50,6 +53,97 @@ def ranked(bb: relax.BlockBuilder, x: relax.Expr, axis: int, count: int, largest
     """The ``count`` largest or smallest values along an axis, in order, and their positions."""
     where = places(bb, x, axis, count, largest)
     return bb.emit(relax.op.gather_elements(x, where, axis % len(x.ty.shape))), where
+
+
+def extremes_so_far(bb: relax.BlockBuilder, x: relax.Expr, axis: int, largest: bool) -> tuple[relax.Var, relax.Var]:
+    """The largest or smallest value up to each along an axis, and its place, int64: of equal values the last one's."""
+    axis %= len(x.ty.shape)
+
+    def values(data: te.Tensor) -> te.Tensor:
+        def value(*at):
+            j = te.reduce_axis((0, data.shape[axis]), "j")
+            there = data(*at[:axis], tirx.min(j, at[axis]), *at[axis + 1 :])
+            return (te.max if largest else te.min)(there, axis=j)
+
+        return te.compute(data.shape, value, "so_far")
+
+    def places(data: te.Tensor, extreme: te.Tensor) -> te.Tensor:
+        def place(*at):
+            j = te.reduce_axis((0, data.shape[axis]), "j")
+            before = tirx.min(j, at[axis])
+            same = data(*at[:axis], before, *at[axis + 1 :]) == extreme(*at)
+            return te.max(tirx.Select(same, before.astype("int64"), tirx.const(0, "int64")), axis=j)
+
+        return te.compute(data.shape, place, "places")
+
+    found = bb.emit_te(values, x, primfunc_name_hint="so_far")
+    return found, bb.emit_te(places, x, found, primfunc_name_hint="places_so_far")
+
+
+def largest_of_windows(bb: relax.BlockBuilder, x: relax.Expr, sizes: Sequence[int]) -> tuple[relax.Var, relax.Var]:
+    """The largest value of each of ``sizes`` windows over the last dimensions, which may overlap and differ in size, as
+    PyTorch's adaptive pools have them; and its first place in the whole of these dimensions, int64.
+    """
+    there = [int(d) for d in x.ty.shape][-len(sizes) :]
+    longest = [max(-(-(i + 1) * n // m) - i * n // m for i in range(m)) for n, m in zip(there, sizes, strict=True)]
+
+    def window(at) -> tuple[list, list]:
+        """Axes to reduce along, and the positions in the data for each of them: the last one repeats."""
+        axes = [te.reduce_axis((0, size), "r") for size in longest]
+        starts = [i * n // m for i, n, m in zip(at, there, sizes, strict=True)]
+        ends = [((i + 1) * n + m - 1) // m for i, n, m in zip(at, there, sizes, strict=True)]
+        return axes, [tirx.min(a + r, b - 1) for a, r, b in zip(starts, axes, ends, strict=True)]
+
+    def values(data: te.Tensor) -> te.Tensor:
+        def value(*at):
+            axes, where = window(at[-len(sizes) :])
+            return te.max(data(*at[: -len(sizes)], *where), axis=axes)
+
+        return te.compute([*data.shape[: -len(sizes)], *sizes], value, "largest")
+
+    def places(data: te.Tensor, largest: te.Tensor) -> te.Tensor:
+        whole = math.prod(there)
+
+        def place(*at):
+            axes, where = window(at[-len(sizes) :])
+            flat = reduce(lambda sum, each: sum * each[1] + each[0], zip(where, there, strict=True), 0)
+            same = data(*at[: -len(sizes)], *where) == largest(*at)
+            return te.min(tirx.Select(same, flat.astype("int64"), tirx.const(whole - 1, "int64")), axis=axes)
+
+        return te.compute(largest.shape, place, "places")
+
+    found = bb.emit_te(values, x, primfunc_name_hint="largest")
+    return found, bb.emit_te(places, x, found, primfunc_name_hint="places_of_largest")
+
+
+def places_in_windows(
+    bb: relax.BlockBuilder,
+    x: relax.Expr,
+    largest: relax.Expr,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    before: Sequence[int],
+    dilations: Sequence[int],
+) -> relax.Var:
+    """The first place of the largest value of each of a pool's windows in its feature map, int64; ``before``: pads."""
+    rank = len(kernel)
+    there = [int(d) for d in x.ty.shape][-rank:]
+    whole = math.prod(there)
+
+    def nest(data: te.Tensor, pooled: te.Tensor) -> te.Tensor:
+        def place(*at):
+            axes = [te.reduce_axis((0, size), "r") for size in kernel]
+            steps = zip(at[-rank:], strides, before, axes, dilations, strict=True)
+            where = [i * stride - pad + r * dilation for i, stride, pad, r, dilation in steps]
+            inside = tirx.all(*(tirx.all(i >= 0, i < n) for i, n in zip(where, there, strict=True)))
+            kept = [tirx.max(tirx.min(i, n - 1), 0) for i, n in zip(where, there, strict=True)]
+            flat = reduce(lambda sum, each: sum * each[1] + each[0], zip(kept, there, strict=True), 0)
+            same = tirx.all(inside, data(*at[:-rank], *kept) == pooled(*at))
+            return te.min(tirx.Select(same, flat.astype("int64"), tirx.const(whole - 1, "int64")), axis=axes)
+
+        return te.compute(pooled.shape, place, "places")
+
+    return bb.emit_te(nest, x, largest, primfunc_name_hint="places_in_windows")
 
 
 def indexed(bb: relax.BlockBuilder, x: relax.Expr, indices: Sequence[relax.Expr | None]) -> relax.Var:

@@ -25,7 +25,7 @@ from tvm_mobilenet.frontend import onnx_graphs, onnx_limits, onnx_opsets, onnx_q
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, leave_out_unread, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
-from tvm_mobilenet.frontend.onnx_operators import CONVERTERS
+from tvm_mobilenet.frontend.onnx_operators import CONVERTERS, OUTPUTS
 from tvm_mobilenet.frontend.sizes import FLOATS_ALONE
 from tvm_mobilenet.terminal.printable import printable
 
@@ -93,6 +93,7 @@ class _Importer(ONNXGraphImporter):
     def _convert_operator(self, op_name, inputs, attrs, opset):
         node, convert = next(self._nodes_left), CONVERTERS.get(op_name)
         why = ""
+        attrs[OUTPUTS] = len(node.output)
         try:
             otherwise = partial(super()._convert_operator, op_name, attrs=attrs, opset=opset)
             if op_name in onnx_quantized.PAIR:

@@ -2,20 +2,26 @@
 recognises.
 
 `CONVERTERS` has them by operator: ``convert(bb, inputs, attrs, otherwise)`` returns the Relax expression of a node, and
-``otherwise(inputs)`` that of TVM's own importer. A ValueError gives the reason why a node cannot be converted.
+``otherwise(inputs)`` that of TVM's own importer. ``attrs`` also has the number of the node's outputs, as `OUTPUTS`. A
+ValueError gives the reason why a node cannot be converted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
+import onnx
 import tvm
 from tvm import relax
 
-from tvm_mobilenet.frontend import nests, onnx_resizes
+from tvm_mobilenet.files import limits
+from tvm_mobilenet.frontend import nests, onnx_resizes, positions
 from tvm_mobilenet.frontend.onnx_arguments import array_of, text
+
+OUTPUTS = "number of outputs"
 
 
 def _clip(bb, inputs, attrs, otherwise):
@@ -41,6 +47,8 @@ def _pad(bb, inputs, attrs, otherwise):
     if len(inputs) > 3 and inputs[3] is not None:
         return otherwise(inputs)
     mode, widths = text(attrs.get("mode", "constant")), array_of(inputs[1]).reshape(2, -1).T
+    if mode == "constant" and len(inputs) > 2 and isinstance(inputs[2], relax.Var):
+        return _padded_by(bb, inputs[0], inputs[2], widths)
     if mode == "constant":
         value = array_of(inputs[2]).reshape(()) if len(inputs) > 2 and inputs[2] is not None else 0.0
         return relax.op.nn.pad(inputs[0], [int(w) for w in widths.reshape(-1)], mode, float(value))
@@ -49,6 +57,18 @@ def _pad(bb, inputs, attrs, otherwise):
     if mode == "edge" and widths.min() >= 0:
         return relax.op.nn.pad(inputs[0], [int(w) for w in widths.reshape(-1)], "replicate")
     return otherwise(inputs)
+
+
+def _padded_by(bb, x: relax.Expr, value: relax.Expr, widths: np.ndarray) -> relax.Expr:
+    """A pad with a value that is computed."""
+    made = bb.emit(relax.op.nn.pad(x, [int(w) for w in widths.reshape(-1)], "constant", 0.0))
+    shape = [int(d) if pads.any() else 1 for d, pads in zip(x.ty.shape, widths, strict=True)]
+    limits.check_tensor(math.prod(int(d) for d in made.ty.shape), 1, "the mask of a Pad")
+    own = np.zeros(shape, bool)
+    for axis, (before, after) in enumerate(widths):  # negative ones cut
+        own = own[(slice(None),) * axis + (slice(max(0, -before), own.shape[axis] - max(0, -after)),)]
+    beside = np.pad(own, np.maximum(widths, 0), constant_values=True)
+    return relax.op.where(relax.const(beside, "bool"), bb.emit(relax.op.reshape(value, [])), made)
 
 
 def _wrapped(bb, x: relax.Expr, axis: int, before: int, after: int) -> relax.Expr:
@@ -93,12 +113,71 @@ def _gather(bb, inputs, attrs, otherwise):
     return nests.indexed(bb, x, [*[None] * axis, where])
 
 
+def _gather_nd(bb, inputs, attrs, otherwise):
+    return positions.gathered(bb, *inputs, int(attrs.get("batch_dims", 0)))
+
+
+def _gather_elements(bb, inputs, attrs, otherwise):
+    return positions.gathered_elements(bb, *inputs, int(attrs.get("axis", 0)))
+
+
+def _scatter_nd(bb, inputs, attrs, otherwise):
+    return positions.scattered(bb, *inputs, _reduction(attrs))
+
+
+def _scatter_elements(bb, inputs, attrs, otherwise):
+    return positions.scattered_elements(bb, *inputs, int(attrs.get("axis", 0)), _reduction(attrs))
+
+
+def _reduction(attrs) -> str:
+    how = text(attrs.get("reduction", "none"))
+    return "update" if how == "none" else how
+
+
 def _power(bb, inputs, attrs, otherwise):
-    """A power whose exponent may be of another dtype."""
+    """A power whose exponent may be of another dtype. ONNX Runtime computes that of integers in float64."""
     base, exponent = inputs
-    if base.ty.dtype != exponent.ty.dtype:
-        exponent = bb.emit(relax.op.astype(exponent, base.ty.dtype))
-    return otherwise(type(inputs)([base, exponent]))
+    dtype = str(base.ty.dtype)
+    wide = dtype if dtype.startswith("float") else "float64"
+    base, exponent = (x if str(x.ty.dtype) == wide else bb.emit(relax.op.astype(x, wide)) for x in inputs)
+    made = otherwise(type(inputs)([base, exponent]))
+    return made if wide == dtype else relax.op.astype(bb.emit(made), dtype)
+
+
+def _compress(bb, inputs, attrs, otherwise):
+    """The places where a constant condition is true; a computed one leaves the shape open."""
+    x, axis = inputs[0], attrs.get("axis")
+    if not isinstance(inputs[1], tvm.ir.Constant):
+        return otherwise(inputs)
+    if axis is None:
+        x, axis = bb.emit(relax.op.reshape(x, [math.prod(int(d) for d in x.ty.shape)])), 0
+    return relax.op.take(x, relax.const(np.flatnonzero(array_of(inputs[1])), "int64"), int(axis))
+
+
+def _eye_like(bb, inputs, attrs, otherwise):
+    dtype = attrs.get("dtype")
+    dtype = str(inputs[0].ty.dtype) if dtype is None else onnx.helper.tensor_dtype_to_np_dtype(dtype).name
+    return relax.const(np.eye(*(int(d) for d in inputs[0].ty.shape), k=int(attrs.get("k", 0)), dtype=dtype), dtype)
+
+
+def _max_pool(bb, inputs, attrs, otherwise):
+    """A pool; if its second output is read, with the places of its maxima in all of the data."""
+    made = otherwise(inputs)
+    if attrs[OUTPUTS] < 2:
+        return made
+    if attrs.get("storage_order", 0):
+        raise ValueError("its places count by columns; export it with storage_order = 0")
+    x, kernel = inputs[0], [int(k) for k in attrs["kernel_shape"]]
+    ones = [1] * len(kernel)
+    strides, dilations, pads = (
+        list(attrs.get(k, d)) for k, d in (("strides", ones), ("dilations", ones), ("pads", [0]))
+    )
+    pads = pads if len(pads) > 1 else [0] * len(kernel)
+    largest = bb.emit(made)
+    shape = [int(d) for d in x.ty.shape]
+    places = nests.places_in_windows(bb, x, largest, kernel, strides, pads[: len(kernel)], dilations)
+    maps = np.arange(math.prod(shape[:2])).reshape([*shape[:2], *ones]) * math.prod(shape[2:])
+    return relax.Tuple([largest, relax.op.add(places, relax.const(maps, "int64"))])
 
 
 def _shrink(bb, inputs, attrs, otherwise):
@@ -168,6 +247,8 @@ def _layer_norm(bb, inputs, attrs, otherwise):
     x = inputs[0]
     axes = list(range(int(attrs.get("axis", -1)) % len(x.ty.shape), len(x.ty.shape)))
     made = otherwise(inputs).fields[0]
+    if attrs[OUTPUTS] == 1:
+        return made
     spread = bb.emit(relax.op.add(relax.op.variance(x, axes, True), _const(x, attrs.get("epsilon", 1e-5))))
     return relax.Tuple([made, relax.op.mean(x, axes, True), relax.op.rsqrt(spread)])
 
@@ -203,7 +284,14 @@ CONVERTERS: dict[str, Callable] = {
     "Min": _extreme(relax.op.minimum),
     "Max": _extreme(relax.op.maximum),
     "TopK": _top,
+    "Compress": _compress,
+    "EyeLike": _eye_like,
+    "MaxPool": _max_pool,
     "Gather": _gather,
+    "GatherND": _gather_nd,
+    "GatherElements": _gather_elements,
+    "ScatterND": _scatter_nd,
+    **dict.fromkeys(("Scatter", "ScatterElements"), _scatter_elements),
     "Pow": _power,
     "Shrink": _shrink,
     "OneHot": _one_hot,

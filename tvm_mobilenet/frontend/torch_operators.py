@@ -17,7 +17,7 @@ import torch
 import tvm
 from tvm import relax
 
-from tvm_mobilenet.frontend import nests, torch_resizes
+from tvm_mobilenet.frontend import nests, positions, torch_resizes
 
 
 def converters(importer) -> dict:
@@ -89,14 +89,17 @@ def _extreme(values, places, importer, own, node: torch.fx.Node) -> tuple[relax.
     """The largest or smallest values along an axis, and their places. TVM's importer sorts for them."""
     data, axis, keep = (*node.args, False)[:3]
     x = importer.env[data]
+    if not x.ty.shape:
+        return _only(importer, x)
     return tuple(importer.block_builder.emit(operator(x, axis, keep)) for operator in (values, places))
 
 
-def _adaptive_maximum(importer, own, node: torch.fx.Node) -> tuple[relax.Var]:
-    """A pool of equal windows, without the places of its maxima."""
+def _adaptive_maximum(importer, own, node: torch.fx.Node) -> tuple[relax.Var, ...]:
+    """A pool of windows that may differ in size. Equal ones whose places nobody reads are an ordinary pool."""
     there, sizes = ([int(n) for n in value.shape[2:]] for value in (node.args[0].meta["val"], node.meta["val"][0]))
-    if any(n % size for n, size in zip(there, sizes, strict=True)) or _places_are_read(node):
-        raise ValueError("its windows differ in size, or the places of its maxima are read")
+    uneven = len(sizes) != 2 or any(n % size for n, size in zip(there, sizes, strict=True))
+    if uneven or _places_are_read(node):
+        return nests.largest_of_windows(importer.block_builder, importer.env[node.args[0]], sizes)
     window = [n // size for n, size in zip(there, sizes, strict=True)]
     return (importer.block_builder.emit(relax.op.nn.max_pool2d(importer.env[node.args[0]], window, window)),)
 
@@ -130,6 +133,17 @@ def _composed(operator, importer, own, node: torch.fx.Node) -> relax.Var:
     return importer.block_builder.emit(operator(*_operands(importer, node)))
 
 
+def _only(importer, x: relax.Expr) -> tuple[relax.Var, relax.Var]:
+    """The extreme of a single number, and its place."""
+    return x, importer.block_builder.emit(relax.const(0, "int64"))
+
+
+def _scanned(operator, importer, own, node: torch.fx.Node) -> relax.Var:
+    """``cumsum`` and ``cumprod``, also of truth values, in the dtype of the result."""
+    x = _cast(importer, importer.env[node.args[0]], _dtype(node.meta["val"]))
+    return importer.block_builder.emit(operator(x, node.args[1])) if x.ty.shape else x
+
+
 def _ranked(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
     """``topk`` and ``sort``; TVM calls its own runtime for them."""
     named = {"topk": ("k", "dim", "largest", "sorted"), "sort": ("dim", "descending")}[node.target._opname]
@@ -140,6 +154,8 @@ def _ranked(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
     if not given.get("sorted", True):
         raise ValueError("sorted=False leaves the order of its values open; export it with sorted=True")
     x, axis = importer.env[node.args[0]], given["dim"]
+    if not x.ty.shape:
+        return _only(importer, x)
     count = given.get("k", int(x.ty.shape[axis]))
     largest = given["descending"] if node.target._opname == "sort" else given["largest"]
     return nests.ranked(importer.block_builder, x, axis, int(count), bool(largest))
@@ -182,6 +198,63 @@ def _index(importer, own, node: torch.fx.Node) -> relax.Var:
     if len(known) == 1 and isinstance(known[0], tvm.ir.Constant) and known[0].value.numpy().min(initial=0) >= 0:
         return own(node)  # it becomes a take, which knows no negative indices
     return nests.indexed(importer.block_builder, importer.env[data], indices)
+
+
+def _put(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``x[i, :, j] = values`` and ``x[mask] = value``. TVM's importer knows a few forms of it."""
+    data, given, values, *add = node.args
+    x, new = importer.env[data], importer.env[values]
+    indices = [None if one is None else importer.env[one] for one in given]
+    bb = importer.block_builder
+    masks = [(axis, i) for axis, i in enumerate(indices) if i is not None and str(i.ty.dtype) not in _WHOLE]
+    if not masks:
+        return bb.emit(positions.put(bb, x, indices, new, bool(add and add[0])))
+    ((axis, mask),) = masks
+    if len(indices) > axis + 1 or (add and add[0]) or values.meta["val"].numel() != 1:
+        raise ValueError("a mask with several values: which of them goes where depends on data")
+    size = [int(d) for d in mask.ty.shape]
+    mask = bb.emit(relax.op.reshape(mask, [*size, *[1] * (len(x.ty.shape) - axis - len(size))]))
+    return bb.emit(relax.op.where(mask, bb.emit(relax.op.reshape(new, [])), x))
+
+
+_REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
+
+
+def _scattered(how, importer, own, node: torch.fx.Node) -> relax.Var:
+    """``scatter``, ``scatter_add`` and ``scatter_reduce``."""
+    data, axis, where, values, *more = node.args
+    given = dict(zip(("reduce", "include_self"), more, strict=False)) | node.kwargs
+    if not given.get("include_self", True) or given.get("reduce", "sum") not in _REDUCTIONS:
+        raise ValueError(f"reduce={given['reduce']!r} with include_self={given.get('include_self', True)}")
+    x, index = importer.env[data], importer.env[where]
+    if isinstance(values, torch.fx.Node):
+        updates = importer.env[values]
+    else:
+        updates = relax.const(np.full([int(d) for d in index.ty.shape], values), x.ty.dtype)
+    how = _REDUCTIONS[given["reduce"]] if "reduce" in given else how
+    bb = importer.block_builder
+    return bb.emit(positions.scattered_elements(bb, x, index, updates, axis, how))
+
+
+def _gathered(importer, own, node: torch.fx.Node) -> relax.Var:
+    data, axis, where = node.args[:3]
+    bb = importer.block_builder
+    return bb.emit(positions.gathered_elements(bb, importer.env[data], importer.env[where], axis))
+
+
+def _so_far(largest: bool, importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
+    """``cummax`` and ``cummin``: the largest or smallest value up to each, and the last place of it."""
+    data, axis = node.args
+    return nests.extremes_so_far(importer.block_builder, importer.env[data], axis, largest)
+
+
+def _log_sums(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``logcumsumexp``, relative to the largest value of each row."""
+    (data, axis), emit = node.args, importer.block_builder.emit
+    x = importer.env[data]
+    most = emit(relax.op.max(x, axis, True))
+    sums = emit(relax.op.cumsum(emit(relax.op.exp(emit(relax.op.subtract(x, most)))), axis))
+    return emit(relax.op.add(emit(relax.op.log(sums)), most))
 
 
 def _embedded(importer, own, node: torch.fx.Node) -> relax.Var:
@@ -250,11 +323,40 @@ def _dropout(importer, own, node: torch.fx.Node):
     return _random(importer, own, node) if node.args[2] is not False else own(node)
 
 
-def _maxima(importer, own, node: torch.fx.Node) -> relax.Var:
-    """A pool without the places of its maxima, for which TVM's importer gives zeros."""
-    if _places_are_read(node):
-        raise ValueError("the places of its maxima are read; no layer computes them")
-    return own(node)
+def _maxima(importer, own, node: torch.fx.Node) -> relax.Var | tuple[relax.Var, relax.Var]:
+    """A pool with the places of its maxima, for which TVM's importer gives zeros."""
+    made = own(node)
+    if not _places_are_read(node):
+        return made
+    data, kernel, *others = node.args
+    stride, pad, dilation = (*others, *([], [0], [1])[len(others) :])[:3]
+    each = [list(given) * (1 if len(given) == 2 else 2) for given in (kernel, stride or kernel, pad, dilation)]
+    bb = importer.block_builder
+    largest = bb.emit(relax.TupleGetItem(made, 0)) if isinstance(made.ty, relax.TupleType) else made
+    return largest, nests.places_in_windows(bb, importer.env[data], largest, *each)
+
+
+def _convolution(importer, own, node: torch.fx.Node) -> relax.Var:
+    """A convolution, whose data may have no batch."""
+    data, emit = node.args[0], importer.block_builder.emit
+    x = importer.env[data]
+    if len(x.ty.shape) == len(importer.env[node.args[1]].ty.shape):
+        return own(node)
+    importer.env[data] = emit(relax.op.expand_dims(x, 0))
+    try:
+        return emit(relax.op.squeeze(own(node), [0]))
+    finally:
+        importer.env[data] = x
+
+
+def _whole_power(importer, own, node: torch.fx.Node) -> relax.Var:
+    """A power of integers, which TVM computes in floats only."""
+    dtype = _dtype(node.meta["val"])
+    if dtype not in _WHOLE:
+        return own(node)
+    a, b = (_cast(importer, one, "float64") for one in _operands(importer, node))
+    made = importer.block_builder.emit(relax.op.power(a, b))
+    return _cast(importer, _cast(importer, made, "int64"), dtype)  # which keeps the low bits of what is too large
 
 
 def _variance_and_mean(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
@@ -305,6 +407,16 @@ _CONVERTERS = {
     "median.dim": partial(_at_rank, _median),
     "median.default": _median_of_all,
     "index.Tensor": _index,
+    "index_put.default": _put,
+    "scatter.src": partial(_scattered, "update"),
+    "scatter.value": partial(_scattered, "update"),
+    "scatter.reduce": partial(_scattered, "update"),
+    "scatter_add.default": partial(_scattered, "add"),
+    "scatter_reduce.two": partial(_scattered, "update"),
+    "gather.default": _gathered,
+    "cummax.default": partial(_so_far, True),
+    "cummin.default": partial(_so_far, False),
+    "logcumsumexp.default": _log_sums,
     "embedding.default": _embedded,
     "unfold.default": _windows,
     "grid_sampler_2d.default": _sample,
@@ -314,11 +426,17 @@ _CONVERTERS = {
     "native_dropout.default": _dropout,
     "max_pool2d_with_indices.default": _maxima,
     **dict.fromkeys(
-        ("bernoulli.p", "rand.default", "rand_like.default", "randn.default", "randn_like.default"), _random
+        ("bernoulli.p", "rand.default", "rand_like.default", "randint.low", "randn.default", "randn_like.default"),
+        _random,
     ),
     "__lshift__.Scalar": partial(_composed, relax.op.left_shift),
     "__rshift__.Scalar": partial(_composed, relax.op.right_shift),
     "adaptive_max_pool2d.default": _adaptive_maximum,
+    "adaptive_max_pool3d.default": _adaptive_maximum,
+    "convolution.default": _convolution,
+    "pow.Tensor_Tensor": _whole_power,
+    "cumsum.default": partial(_scanned, relax.op.cumsum),
+    "cumprod.default": partial(_scanned, relax.op.cumprod),
     "max.dim": partial(_extreme, relax.op.max, relax.op.argmax),
     "min.dim": partial(_extreme, relax.op.min, relax.op.argmin),
     "add.Tensor": partial(_with_alpha, relax.op.add),

@@ -200,6 +200,8 @@ class ChannelsLast:
         """A generic layer, whose loop nest TVM makes, on tensors in the order of their dimensions."""
         flat_args = [f for a in call.args for f in (a.fields if isinstance(a, relax.Tuple) else [a])]
         found = [a for a in flat_args if isinstance(a.ty, relax.TensorType) and array(a) is None]
+        if op_name(call) == "call_dps_packed":
+            raise Unsupported("no layer computes it")
         if isinstance(call.ty, relax.TupleType):
             raise Unsupported("it returns several tensors, a layer only one")
         if not found or not isinstance(call.ty, relax.TensorType):

@@ -1,0 +1,118 @@
+"""Values that are read or written at positions, as GatherND, ScatterElements and ``index_put`` do.
+
+TVM's loop nests read and write wherever a position says. Positions that an input has may lie outside of the data, so
+they are moved to the nearest value inside, and negative ones count from the end. TVM's `scatter_elements` also takes a
+smaller tensor of positions for one of the data's size, unless it differs along the axis alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from tvm import relax
+
+from tvm_mobilenet.files import limits
+
+op = relax.op
+_ITEM_BYTES = 8  # bytes of a position
+
+
+def inside(bb: relax.BlockBuilder, positions: relax.Expr, sizes: int | Sequence[int]) -> relax.Expr:
+    """Positions in an axis, or one for each of several axes in the last dimension, none of them outside.
+
+    Parameters
+    ----------
+    positions : (...) or (..., n) of integers
+    sizes : int, or n of them
+    """
+    dtype = str(positions.ty.dtype)
+    size, most, zero = (relax.const(np.array(given, dtype), dtype) for given in (sizes, np.array(sizes) - 1, 0))
+    backwards = bb.emit(op.less(positions, zero))
+    positions = bb.emit(op.where(backwards, bb.emit(op.add(positions, size)), positions))
+    return bb.emit(op.maximum(bb.emit(op.minimum(positions, most)), zero))
+
+
+def gathered(bb: relax.BlockBuilder, x: relax.Expr, positions: relax.Expr, batch_dims: int = 0) -> relax.Expr:
+    """GatherND: the values at positions (..., n), which count in n dimensions after the batch's."""
+    count = int(positions.ty.shape[-1])
+    return op.gather_nd(x, inside(bb, positions, _sizes(x)[batch_dims : batch_dims + count]), batch_dims)
+
+
+def gathered_elements(bb: relax.BlockBuilder, x: relax.Expr, positions: relax.Expr, axis: int) -> relax.Expr:
+    """GatherElements: ``x[i, positions[i, j], ...]``."""
+    axis %= len(x.ty.shape)
+    return op.gather_elements(x, inside(bb, positions, _sizes(x)[axis]), axis)
+
+
+def scattered(
+    bb: relax.BlockBuilder, x: relax.Expr, positions: relax.Expr, updates: relax.Expr, how: str = "update"
+) -> relax.Expr:
+    """ScatterND: the data with updates (..., rest) at positions (..., n) in its first n dimensions.
+
+    Parameters
+    ----------
+    how : str
+        ``update``, ``add``, ``mul``, ``min`` or ``max``.
+    """
+    count = int(positions.ty.shape[-1])
+    return op.scatter_nd(x, inside(bb, positions, _sizes(x)[:count]), updates, how)
+
+
+def scattered_elements(
+    bb: relax.BlockBuilder, x: relax.Expr, positions: relax.Expr, updates: relax.Expr, axis: int, how: str = "update"
+) -> relax.Expr:
+    """ScatterElements: the data with ``updates[i, j]`` at ``[i, positions[i, j]]``."""
+    size, given = _sizes(x), _sizes(positions)
+    axis %= len(size)
+    if _sizes(updates) != given:  # PyTorch ignores the rest of its values
+        axes = list(range(len(given)))
+        updates = bb.emit(op.strided_slice(updates, axes, [0] * len(axes), given))
+    if all(a == b for i, (a, b) in enumerate(zip(size, given, strict=True)) if i != axis):
+        return op.scatter_elements(x, inside(bb, positions, size[axis]), updates, axis, how)
+    count = math.prod(given)
+    limits.check_tensor(count * len(size), _ITEM_BYTES, "the positions of a scatter")
+    grid = np.moveaxis(np.indices(given), 0, -1).reshape(count, len(size))
+    columns = [relax.const(np.array(grid[:, [i]], np.int64), "int64") for i in range(len(size))]
+    columns[axis] = bb.emit(op.astype(bb.emit(op.reshape(positions, (count, 1))), "int64"))
+    where = bb.emit(op.concat(columns, 1))
+    return scattered(bb, x, where, bb.emit(op.reshape(updates, (count,))), how)
+
+
+def put(
+    bb: relax.BlockBuilder, x: relax.Expr, indices: Sequence[relax.Expr | None], values: relax.Expr, add: bool
+) -> relax.Expr:
+    """PyTorch's ``index_put``: the data with values at ``[i, :, j]``, with None for a whole axis."""
+    rank = len(x.ty.shape)
+    indices = [*indices, *[None] * (rank - len(indices))]
+    taken = [axis for axis in range(rank) if indices[axis] is not None]
+    rest = [axis for axis in range(rank) if indices[axis] is None]
+    together = list(np.broadcast_shapes(*(tuple(_sizes(indices[axis])) for axis in taken)))
+    columns = [
+        bb.emit(op.expand_dims(bb.emit(op.broadcast_to(_wide(bb, indices[axis]), together)), len(together)))
+        for axis in taken
+    ]
+    where = bb.emit(op.concat(columns, -1)) if len(columns) > 1 else columns[0]
+    adjacent = taken == list(range(taken[0], taken[0] + len(taken)))
+    first = taken[0] if adjacent else 0  # where the broadcast dimensions stand among the values'
+    size = _sizes(x)
+    kept = [size[axis] for axis in rest]
+    values = bb.emit(op.broadcast_to(values, [*kept[:first], *together, *kept[first:]]))
+    order = [
+        *range(first, first + len(together)),
+        *range(first),
+        *range(first + len(together), len(together) + len(kept)),
+    ]
+    values = bb.emit(op.permute_dims(values, order))
+    moved = [*taken, *rest]
+    made = bb.emit(scattered(bb, bb.emit(op.permute_dims(x, moved)), where, values, "add" if add else "update"))
+    return op.permute_dims(made, [moved.index(axis) for axis in range(rank)])
+
+
+def _wide(bb: relax.BlockBuilder, index: relax.Expr) -> relax.Expr:
+    return index if str(index.ty.dtype) == "int64" else bb.emit(op.astype(index, "int64"))
+
+
+def _sizes(x: relax.Expr) -> list[int]:
+    return [int(d) for d in x.ty.shape]
