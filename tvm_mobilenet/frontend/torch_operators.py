@@ -1,23 +1,20 @@
 """Converters for PyTorch operators that TVM's importer lacks, or converts differently.
 
-Each takes the importer, TVM's own converter of the operator if there is one, and the node. `promoted` handles integers
-among operands. PyTorch computes ``i * 0.5``, ``i / 3`` and ``i.exp()`` in floats; TVM's importer would round the
-number, 0.5, to the tensor's dtype.
+Each takes the importer, TVM's own converter of the operator if there is one, and the node. Those that sort or index
+are in `torch_positions`, those that resize in `torch_resizes`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import torch
-import tvm
 from tvm import relax
 
-from tvm_mobilenet.frontend import nests, positions, torch_resizes
+from tvm_mobilenet.frontend import nests, torch_positions, torch_resizes
+from tvm_mobilenet.frontend.torch_dtypes import WHOLE, cast, dtype_of, operands
 
 
 def converters(importer) -> dict:
@@ -28,13 +25,13 @@ def converters(importer) -> dict:
     importer : ExportedProgramImporter
     """
     own = importer.convert_map
-    every = {**_CONVERTERS, **torch_resizes.CONVERTERS}
+    every = {**_CONVERTERS, **torch_positions.CONVERTERS, **torch_resizes.CONVERTERS}
     return {name: partial(convert, importer, own.get(name)) for name, convert in every.items()}
 
 
 def _division(importer, own, node: torch.fx.Node) -> relax.Var:
     """A division with a rounding mode; a number has the tensor's dtype."""
-    (a, b), how = _operands(importer, node), node.kwargs.get("rounding_mode")
+    (a, b), how = operands(importer, node), node.kwargs.get("rounding_mode")
     if how == "floor":
         return importer.block_builder.emit(relax.op.floor_divide(a, b))
     made = importer.block_builder.emit(relax.op.divide(a, b))  # TVM truncates a division of integers
@@ -47,14 +44,14 @@ def _with_alpha(operator, importer, own, node: torch.fx.Node) -> relax.Var:
     """An addition or a subtraction. TVM's importer ignores the factor of its second operand."""
     if (alpha := node.kwargs.get("alpha", 1)) == 1:
         return own(node)
-    a, b = _operands(importer, node)
+    a, b = operands(importer, node)
     return importer.block_builder.emit(operator(a, relax.op.multiply(b, relax.const(alpha, b.ty.dtype))))
 
 
 def _reduction(operator, importer, own, node: torch.fx.Node) -> relax.Var:
     data, axes, keep = (*node.args, *(None, False)[len(node.args) - 1 :])[:3]
     keep = node.kwargs.get("keepdim", keep)
-    x = _cast(importer, importer.env[data], _dtype(node.meta["val"]))  # products of integers are int64
+    x = cast(importer, importer.env[data], dtype_of(node.meta["val"]))  # products of integers are int64
     return importer.block_builder.emit(operator(x, axes if axes or axes == 0 else None, keep))
 
 
@@ -81,17 +78,8 @@ def _average(operator, importer, own, node: torch.fx.Node) -> relax.Var:
     if ceil:
         raise ValueError("divisor_override with ceil_mode is not supported; export it without one of them")
     mean = operator(importer.env[data], kernel, stride or kernel, padding, count_include_pad=True)
-    factor = relax.const(math.prod(kernel) / divisor, _dtype(node.meta["val"]))
+    factor = relax.const(math.prod(kernel) / divisor, dtype_of(node.meta["val"]))
     return importer.block_builder.emit(relax.op.multiply(mean, factor))
-
-
-def _extreme(values, places, importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
-    """The largest or smallest values along an axis, and their places. TVM's importer sorts for them."""
-    data, axis, keep = (*node.args, False)[:3]
-    x = importer.env[data]
-    if not x.ty.shape:
-        return _only(importer, x)
-    return tuple(importer.block_builder.emit(operator(x, axis, keep)) for operator in (values, places))
 
 
 def _adaptive_maximum(importer, own, node: torch.fx.Node) -> tuple[relax.Var, ...]:
@@ -125,156 +113,12 @@ def _compared(operator, importer, own, node: torch.fx.Node) -> relax.Var:
     a, b = (importer.env[v] if isinstance(v, torch.fx.Node) else relax.const(float(v)) for v in node.args[:2])
     if str(a.ty.dtype) != "bool" or str(b.ty.dtype) == "bool":
         return own(node)
-    return importer.block_builder.emit(operator(_cast(importer, a, str(b.ty.dtype)), b))
+    return importer.block_builder.emit(operator(cast(importer, a, str(b.ty.dtype)), b))
 
 
 def _composed(operator, importer, own, node: torch.fx.Node) -> relax.Var:
     """An operator that Relax writes with others."""
-    return importer.block_builder.emit(operator(*_operands(importer, node)))
-
-
-def _only(importer, x: relax.Expr) -> tuple[relax.Var, relax.Var]:
-    """The extreme of a single number, and its place."""
-    return x, importer.block_builder.emit(relax.const(0, "int64"))
-
-
-def _scanned(operator, importer, own, node: torch.fx.Node) -> relax.Var:
-    """``cumsum`` and ``cumprod``, also of truth values, in the dtype of the result."""
-    x = _cast(importer, importer.env[node.args[0]], _dtype(node.meta["val"]))
-    return importer.block_builder.emit(operator(x, node.args[1])) if x.ty.shape else x
-
-
-def _ranked(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
-    """``topk`` and ``sort``; TVM calls its own runtime for them."""
-    named = {"topk": ("k", "dim", "largest", "sorted"), "sort": ("dim", "descending")}[node.target._opname]
-    stable = node.target._overloadname == "stable"
-    names = ("stable", *named) if stable else named
-    given = {"dim": -1, "largest": True, "descending": False}
-    given |= dict(zip(names, node.args[1:], strict=False)) | node.kwargs
-    if not given.get("sorted", True):
-        raise ValueError("sorted=False leaves the order of its values open; export it with sorted=True")
-    x, axis = importer.env[node.args[0]], given["dim"]
-    if not x.ty.shape:
-        return _only(importer, x)
-    count = given.get("k", int(x.ty.shape[axis]))
-    largest = given["descending"] if node.target._opname == "sort" else given["largest"]
-    return nests.ranked(importer.block_builder, x, axis, int(count), bool(largest))
-
-
-def _at_rank(place, importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
-    """The value of one rank along an axis, and its position: ``kthvalue`` and ``median``."""
-    data, *others = node.args
-    x = importer.env[data]
-    place, axis, keep = place(x, *others)
-    made = nests.ranked(importer.block_builder, x, axis, place + 1, largest=False)
-    emit, axis = importer.block_builder.emit, axis % len(x.ty.shape)
-    cut = [emit(relax.op.strided_slice(one, [axis], [place], [place + 1])) for one in made]
-    return tuple(one if keep else emit(relax.op.squeeze(one, [axis])) for one in cut)
-
-
-def _kth(x: relax.Expr, k: int, axis: int = -1, keep: bool = False) -> tuple[int, int, bool]:
-    return k - 1, axis, keep
-
-
-def _median(x: relax.Expr, axis: int = -1, keep: bool = False) -> tuple[int, int, bool]:
-    return (int(x.ty.shape[axis]) - 1) // 2, axis, keep
-
-
-def _median_of_all(importer, own, node: torch.fx.Node) -> relax.Var:
-    x, emit = importer.env[node.args[0]], importer.block_builder.emit
-    size = math.prod(int(d) for d in x.ty.shape)
-    place = (size - 1) // 2
-    values, _ = nests.ranked(importer.block_builder, emit(relax.op.reshape(x, [size])), 0, place + 1, largest=False)
-    return emit(relax.op.reshape(emit(relax.op.strided_slice(values, [0], [place], [place + 1])), []))
-
-
-def _index(importer, own, node: torch.fx.Node) -> relax.Var:
-    """``x[i, :, j]`` with tensors of indices. TVM's importer knows a few forms of it."""
-    data, given = node.args
-    indices = [None if one is None else importer.env[one] for one in given]
-    known = [i for i in indices if i is not None]
-    if any(str(i.ty.dtype) not in _WHOLE for i in known):
-        raise ValueError("its indices are a mask; the shape of its output depends on data")
-    if len(known) == 1 and isinstance(known[0], tvm.ir.Constant) and known[0].value.numpy().min(initial=0) >= 0:
-        return own(node)  # it becomes a take, which knows no negative indices
-    return nests.indexed(importer.block_builder, importer.env[data], indices)
-
-
-def _put(importer, own, node: torch.fx.Node) -> relax.Var:
-    """``x[i, :, j] = values`` and ``x[mask] = value``. TVM's importer knows a few forms of it."""
-    data, given, values, *add = node.args
-    x, new = importer.env[data], importer.env[values]
-    indices = [None if one is None else importer.env[one] for one in given]
-    bb = importer.block_builder
-    masks = [(axis, i) for axis, i in enumerate(indices) if i is not None and str(i.ty.dtype) not in _WHOLE]
-    if not masks:
-        return bb.emit(positions.put(bb, x, indices, new, bool(add and add[0])))
-    ((axis, mask),) = masks
-    if len(indices) > axis + 1 or (add and add[0]) or values.meta["val"].numel() != 1:
-        raise ValueError("a mask with several values: which of them goes where depends on data")
-    size = [int(d) for d in mask.ty.shape]
-    mask = bb.emit(relax.op.reshape(mask, [*size, *[1] * (len(x.ty.shape) - axis - len(size))]))
-    return bb.emit(relax.op.where(mask, bb.emit(relax.op.reshape(new, [])), x))
-
-
-_REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
-
-
-def _scattered(how, importer, own, node: torch.fx.Node) -> relax.Var:
-    """``scatter``, ``scatter_add`` and ``scatter_reduce``."""
-    data, axis, where, values, *more = node.args
-    given = dict(zip(("reduce", "include_self"), more, strict=False)) | node.kwargs
-    if not given.get("include_self", True) or given.get("reduce", "sum") not in _REDUCTIONS:
-        raise ValueError(f"reduce={given['reduce']!r} with include_self={given.get('include_self', True)}")
-    x, index = importer.env[data], importer.env[where]
-    if isinstance(values, torch.fx.Node):
-        updates = importer.env[values]
-    else:
-        updates = relax.const(np.full([int(d) for d in index.ty.shape], values), x.ty.dtype)
-    how = _REDUCTIONS[given["reduce"]] if "reduce" in given else how
-    bb = importer.block_builder
-    return bb.emit(positions.scattered_elements(bb, x, index, updates, axis, how))
-
-
-def _gathered(importer, own, node: torch.fx.Node) -> relax.Var:
-    data, axis, where = node.args[:3]
-    bb = importer.block_builder
-    return bb.emit(positions.gathered_elements(bb, importer.env[data], importer.env[where], axis))
-
-
-def _so_far(largest: bool, importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
-    """``cummax`` and ``cummin``: the largest or smallest value up to each, and the last place of it."""
-    data, axis = node.args
-    return nests.extremes_so_far(importer.block_builder, importer.env[data], axis, largest)
-
-
-def _log_sums(importer, own, node: torch.fx.Node) -> relax.Var:
-    """``logcumsumexp``, relative to the largest value of each row."""
-    (data, axis), emit = node.args, importer.block_builder.emit
-    x = importer.env[data]
-    most = emit(relax.op.max(x, axis, True))
-    sums = emit(relax.op.cumsum(emit(relax.op.exp(emit(relax.op.subtract(x, most)))), axis))
-    return emit(relax.op.add(emit(relax.op.log(sums)), most))
-
-
-def _embedded(importer, own, node: torch.fx.Node) -> relax.Var:
-    """Rows of a table. TVM reads outside of it at indices outside of it, which an input may have."""
-    table, where = (importer.env[one] for one in node.args[:2])
-    return nests.indexed(importer.block_builder, table, [where])
-
-
-def _windows(importer, own, node: torch.fx.Node) -> relax.Var:
-    """``x.unfold(axis, size, step)``: the windows along an axis, their values in a last dimension of their own."""
-    data, axis, size, step = node.args
-    x, emit = importer.env[data], importer.block_builder.emit
-    shape = [int(d) for d in x.ty.shape]
-    axis %= len(shape)
-    starts = range(0, shape[axis] - size + 1, step)
-    places = relax.const(np.array([start + i for start in starts for i in range(size)]), "int64")
-    made = emit(relax.op.take(x, places, axis))
-    made = emit(relax.op.reshape(made, [*shape[:axis], len(starts), size, *shape[axis + 1 :]]))
-    order = [i for i in range(len(shape) + 1) if i != axis + 1]
-    return emit(relax.op.permute_dims(made, [*order, axis + 1]))
+    return importer.block_builder.emit(operator(*operands(importer, node)))
 
 
 def _sample(importer, own, node: torch.fx.Node) -> relax.Var:
@@ -351,12 +195,12 @@ def _convolution(importer, own, node: torch.fx.Node) -> relax.Var:
 
 def _whole_power(importer, own, node: torch.fx.Node) -> relax.Var:
     """A power of integers, which TVM computes in floats only."""
-    dtype = _dtype(node.meta["val"])
-    if dtype not in _WHOLE:
+    dtype = dtype_of(node.meta["val"])
+    if dtype not in WHOLE:
         return own(node)
-    a, b = (_cast(importer, one, "float64") for one in _operands(importer, node))
+    a, b = (cast(importer, one, "float64") for one in operands(importer, node))
     made = importer.block_builder.emit(relax.op.power(a, b))
-    return _cast(importer, _cast(importer, made, "int64"), dtype)  # which keeps the low bits of what is too large
+    return cast(importer, cast(importer, made, "int64"), dtype)  # which keeps the low bits of what is too large
 
 
 def _variance_and_mean(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
@@ -400,25 +244,6 @@ _CONVERTERS = {
     "exp2.default": partial(_composed, _power_of_two),
     "erfc.default": partial(_composed, _complement),
     "hypot.default": partial(_composed, _hypotenuse),
-    "topk.default": _ranked,
-    "sort.default": _ranked,
-    "sort.stable": _ranked,
-    "kthvalue.default": partial(_at_rank, _kth),
-    "median.dim": partial(_at_rank, _median),
-    "median.default": _median_of_all,
-    "index.Tensor": _index,
-    "index_put.default": _put,
-    "scatter.src": partial(_scattered, "update"),
-    "scatter.value": partial(_scattered, "update"),
-    "scatter.reduce": partial(_scattered, "update"),
-    "scatter_add.default": partial(_scattered, "add"),
-    "scatter_reduce.two": partial(_scattered, "update"),
-    "gather.default": _gathered,
-    "cummax.default": partial(_so_far, True),
-    "cummin.default": partial(_so_far, False),
-    "logcumsumexp.default": _log_sums,
-    "embedding.default": _embedded,
-    "unfold.default": _windows,
     "grid_sampler_2d.default": _sample,
     "native_group_norm.default": _group_norm,
     "rrelu_with_noise_functional.default": _random_leaky,
@@ -435,10 +260,6 @@ _CONVERTERS = {
     "adaptive_max_pool3d.default": _adaptive_maximum,
     "convolution.default": _convolution,
     "pow.Tensor_Tensor": _whole_power,
-    "cumsum.default": partial(_scanned, relax.op.cumsum),
-    "cumprod.default": partial(_scanned, relax.op.cumprod),
-    "max.dim": partial(_extreme, relax.op.max, relax.op.argmax),
-    "min.dim": partial(_extreme, relax.op.min, relax.op.argmin),
     "add.Tensor": partial(_with_alpha, relax.op.add),
     "sub.Tensor": partial(_with_alpha, relax.op.subtract),
     "elu.default": _elu,
@@ -450,49 +271,3 @@ _CONVERTERS = {
     "amin.default": partial(_reduction, relax.op.min),
     "prod.dim_int": partial(_reduction, relax.op.prod),
 }
-
-
-def _operands(importer, node: torch.fx.Node) -> list[relax.Expr]:
-    """Both operands in the dtype of the result; a number becomes a constant."""
-    dtype, given = _dtype(node.meta["val"]), (importer.env.get(v, v) for v in node.args[:2])
-    return [_cast(importer, v, dtype) if isinstance(v, relax.Expr) else relax.const(v, dtype) for v in given]
-
-
-def _cast(importer, value: relax.Expr, dtype: str) -> relax.Expr:
-    same = str(value.ty.dtype) == dtype
-    return value if same else importer.block_builder.emit(relax.op.astype(value, dtype))
-
-
-@contextmanager
-def promoted(importer, node: torch.fx.Node) -> Iterator[None]:
-    """While an element-wise operator is converted: its integer operands as the floats in which PyTorch computes it."""
-    wanted = _wanted(node)
-    given = {
-        source: value
-        for source in node.all_input_nodes
-        for value in [importer.env.get(source)]
-        if wanted and isinstance(value, relax.Expr) and str(getattr(value.ty, "dtype", "")) in _WHOLE
-    }
-    try:
-        for source, value in given.items():
-            importer.env[source] = importer.block_builder.emit(relax.op.astype(value, wanted))
-        yield
-    finally:
-        importer.env.update(given)
-
-
-_WHOLE = ("int64", "int32", "int16", "int8", "uint8")
-
-
-def _wanted(node: torch.fx.Node) -> str:
-    """The float dtype in which PyTorch computes an element-wise operator; empty if it computes in integers."""
-    if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
-        return ""
-    dtype = _dtype(node.meta.get("val"))
-    if dtype.startswith("float"):
-        return dtype
-    return "float32" if any(isinstance(argument, float) for argument in node.args) else ""  # a comparison
-
-
-def _dtype(value) -> str:
-    return str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else ""

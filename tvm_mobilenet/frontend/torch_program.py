@@ -20,7 +20,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend import pt2_reader, torch_export, torch_operators, torch_quantized
+from tvm_mobilenet.frontend import pt2_reader, torch_dtypes, torch_export, torch_operators, torch_quantized
 from tvm_mobilenet.frontend.files import kind_of
 from tvm_mobilenet.frontend.graph_data import Program
 from tvm_mobilenet.frontend.imported import finished, opaque
@@ -171,7 +171,7 @@ def _recording(
 
     def recorded(node: torch.fx.Node):
         try:
-            with torch_operators.promoted(importer, node):
+            with torch_dtypes.promoted(importer, node):
                 result = convert(node)
         except TvmMobilenetError:
             raise

@@ -1,0 +1,58 @@
+"""Dtypes of operands: PyTorch computes ``i * 0.5``, ``i / 3`` and ``i.exp()`` in floats; TVM's importer would round the
+number, 0.5, to the tensor's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from tvm import relax
+
+WHOLE = ("int64", "int32", "int16", "int8", "uint8")
+
+
+def operands(importer, node: torch.fx.Node) -> list[relax.Expr]:
+    """Both operands in the dtype of the result; a number becomes a constant."""
+    dtype, given = dtype_of(node.meta["val"]), (importer.env.get(v, v) for v in node.args[:2])
+    return [cast(importer, v, dtype) if isinstance(v, relax.Expr) else relax.const(v, dtype) for v in given]
+
+
+def cast(importer, value: relax.Expr, dtype: str) -> relax.Expr:
+    """A value in a dtype."""
+    same = str(value.ty.dtype) == dtype
+    return value if same else importer.block_builder.emit(relax.op.astype(value, dtype))
+
+
+@contextmanager
+def promoted(importer, node: torch.fx.Node) -> Iterator[None]:
+    """While an element-wise operator is converted: its integer operands as the floats in which PyTorch computes it."""
+    wanted = _wanted(node)
+    given = {
+        source: value
+        for source in node.all_input_nodes
+        for value in [importer.env.get(source)]
+        if wanted and isinstance(value, relax.Expr) and str(getattr(value.ty, "dtype", "")) in WHOLE
+    }
+    try:
+        for source, value in given.items():
+            importer.env[source] = importer.block_builder.emit(relax.op.astype(value, wanted))
+        yield
+    finally:
+        importer.env.update(given)
+
+
+def _wanted(node: torch.fx.Node) -> str:
+    """The float dtype in which PyTorch computes an element-wise operator; empty if it computes in integers."""
+    if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+        return ""
+    dtype = dtype_of(node.meta.get("val"))
+    if dtype.startswith("float"):
+        return dtype
+    return "float32" if any(isinstance(argument, float) for argument in node.args) else ""  # a comparison
+
+
+def dtype_of(value) -> str:
+    """The name of a tensor's dtype; empty for other values."""
+    return str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else ""
