@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.support.layer_runner import assert_close
-from tvm_mobilenet import frontend, passes
+from tvm_mobilenet import frontend, passes, targets
+from tvm_mobilenet.compiler import fuse_blocks
 from tvm_mobilenet.passes.axes import fresh
 from tvm_mobilenet.passes.transposed_conv import _filters, _Way
 
@@ -202,7 +203,24 @@ def test_a_transposed_convolution_with_norm_and_activation_is_a_convolution_and_
     kinds = [c.layer for c in graph.calls if not c.source.startswith("output")]
     made = next(layer for layer in kinds[1:] if layer.declared.weight_shape)
     assert made.out_channels == 4 * stride**2 and made.activation == "relu"
-    assert not any("transpose" in layer.op for layer in kinds) and len(copies(graph)) == 1
+    as_they_lie = (stride, padding, groups) == (2, 0, 1)  # the pointwise convolution after it reads the pixels so
+    assert not any("transpose" in layer.op for layer in kinds) and len(copies(graph)) == 1 - as_they_lie
+
+
+def test_a_pointwise_convolution_of_placed_pixels_takes_them_as_they_lie():
+    """As in the head of PaddleOCR's detector, which ends in two transposed convolutions: one copy of one channel, not
+    one of each. No fused block joins the two, whose rows have other numbers of positions.
+    """
+    torch.manual_seed(0)
+    head = nn.Sequential(
+        nn.Conv2d(6, 8, 3, padding=1), nn.ConvTranspose2d(8, 8, 2, 2), nn.ReLU(), nn.ConvTranspose2d(8, 1, 2, 2)
+    )
+    graph = graph_of(head)
+    assert len(copies(graph)) == 1
+    first, second = (c.layer for c in graph.calls if c.layer.kind == "pointwise" and c.layer.channels == 8)
+    assert (second.channels, second.height) == (8, 4 * first.height)
+    for call in fuse_blocks.run(graph, targets.load("rpi4").core).calls:
+        assert len({part.height * part.width for part in call.layer.parts or (call.layer,)}) == 1
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -166,6 +166,8 @@ def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
         return False
     if {last.layer.dtype, last.layer.output_dtype, layer.input_dtype} != {layer.dtype}:  # a line buffer has one dtype
         return False
+    if layer.channels != last.layer.out_channels:  # it divides the rows into other positions
+        return False
     return layer.input_layout == layer.output_layout == "NHWC" and layer.dtype in implemented("fused")
 
 

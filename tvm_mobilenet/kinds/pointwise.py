@@ -6,7 +6,7 @@ import math
 from math import prod
 
 from tvm_mobilenet.kinds import Kind, register
-from tvm_mobilenet.kinds.windows import conv2d, convolved, convolved_in_steps, matrix
+from tvm_mobilenet.kinds.windows import conv2d, convolved, convolved_in_steps, matrix, window_of
 
 
 def _formula(layer, cost) -> int:
@@ -15,6 +15,8 @@ def _formula(layer, cost) -> int:
 
 def _pixels(make, call):
     """A 1x1 convolution; with one pixel an image, a dense layer."""
+    if (made := _in_any_order(make, call)) is not None:
+        return made
     found = conv2d(make, call)
     if not found.product:
         return None
@@ -22,6 +24,24 @@ def _pixels(make, call):
     out, kind = found.sizes["out_channels"], "dense" if h * w == 1 else "pointwise"
     layer = make.layer(kind=kind, height=n * h * w, channels=c, out_channels=out)
     return make.feature_map(call, layer, found.x, weight=found.weight.reshape(out, c))
+
+
+def _in_any_order(make, call):
+    """A 1x1 convolution of pixels whose channels are contiguous but that lie in another order, as after a transposed
+    convolution. Its output has the same order.
+    """
+    x, weight, attrs = make.tensor(call.args[0]), make.array(call.args[1]), call.attrs
+    if len(x.dims) != 4 or x.layout or len(x.dims[1]) != 1 or x.stored[-1:] != x.dims[1]:
+        return None
+    if weight is None or str(attrs.data_layout) != "NCHW" or weight.shape[1:] != (*x.shape[1:2], 1, 1):
+        return None
+    if window_of(attrs) != window_of(None):
+        return None
+    n, c, h, w = x.shape
+    layer = make.layer(kind="pointwise", height=n * h * w, channels=c, out_channels=len(weight))
+    channel = make.axes.dim(len(weight))
+    dims = (x.dims[0], channel, *x.dims[2:])
+    return make.call(layer, [x], x.stored[:-1] + channel, dims, weight=weight.reshape(-1, c))
 
 
 def _matmul(make, call):
