@@ -178,6 +178,24 @@ def chosen(name):
     return make
 
 
+def places_of_largest(net, x):
+    return net.op("ARG_MAX", [x, net.constant(np.int32(3))], net.value((1, 9, 8), "int32"), "ArgMax", outputType=2)
+
+
+def of_depth(**options):
+    """A convolution over depth: the channels are the depth."""
+
+    def make(net, x):
+        rest = {"strideD": 1, "strideW": 1, "dilationDFactor": 1, "dilationWFactor": 1, "dilationHFactor": 1}
+        given = {"strideH": 1, **rest, **options}
+        deep = net.op("RESHAPE", [x, net.constant(i(1, 9, 8, 3, 2))], net.value((1, 9, 8, 3, 2)), "Reshape")
+        size = (7, 3, 1) if given["padding"] else (9, 8, 3)
+        inputs = [deep, net.constant(f(3, 3, 3, 2, 4)), net.constant(f(4))]
+        return net.op("CONV_3D", inputs, net.value((1, *size, 4)), "Conv3D", **given)
+
+    return make
+
+
 CASES = {
     "conv SAME": conv(),
     "conv SAME stride 2": conv(strideH=2, strideW=2, fusedActivationFunction=3),
@@ -271,6 +289,23 @@ CASES = {
     "to space": lambda net, x: net.op("DEPTH_TO_SPACE", [net.op("CONCATENATION", [x, x], net.value((1, 9, 8, 12)), "Concatenation", axis=3)], net.value((1, 18, 16, 3)), "DepthToSpace", blockSize=2),
     "pack": lambda net, x: net.op("PACK", [x, net.op("ABS", [x], net.value(SHAPE))], net.value((1, 2, 9, 8, 6)), "Pack", valuesCount=2, axis=1),
     "argmax": op("ARG_MAX", (1, 9, 8), np.int32(3), kind="ArgMax", outputType=2, dtype="int32"),
+    "angle": twice("ATAN2", "ATan2"),
+    "sums so far": op("CUMSUM", SHAPE, np.int32(1), kind="Cumsum"),
+    "sums of those behind": op("CUMSUM", SHAPE, np.int32(-1), kind="Cumsum", exclusive=True, reverse=True),
+    "rows at positions": op("GATHER_ND", (2, 2, 6), np.int32([[[0, 1, 2], [0, 3, 7]], [[0, 8, 0], [0, 0, 0]]])),
+    "at the largest": lambda net, x: net.op("GATHER", [net.op("RESHAPE", [x, net.constant(i(9, 48))], net.value((9, 48)), "Reshape"), net.op("RESHAPE", [places_of_largest(net, x), net.constant(i(9, 8))], net.value((9, 8), "int32"), "Reshape")], net.value((9, 8)), "Gather", axis=1, batchDims=1),
+    "rows of the largest": lambda net, x: net.op("GATHER", [x, places_of_largest(net, x)], net.value((1, 1, 9, 8, 8, 6)), "Gather", axis=1),
+    "one hot": lambda net, x: net.op("ONE_HOT", [places_of_largest(net, x), *map(net.constant, (np.int32(6), np.float32(2), np.float32(-1)))], net.value((1, 6, 9, 8)), "OneHot", axis=1),
+    "a table": lambda net, x: net.op("EMBEDDING_LOOKUP", [net.op("RESHAPE", [places_of_largest(net, x), net.constant(i(72))], net.value((72,), "int32"), "Reshape"), net.constant(f(6, 3))], net.value((72, 3))),
+    "scattered": lambda net, x: net.op("SCATTER_ND", [net.constant(np.int32([[0, 1], [2, 0], [0, 1]])), net.op("SLICE", [net.op("RESHAPE", [x, net.constant(i(9, 48))], net.value((9, 48)), "Reshape"), net.constant(i(0, 0)), net.constant(i(3, 48))], net.value((3, 48))), net.constant(i(3, 2, 48))], net.value((3, 2, 48))),
+    "conv of depth": of_depth(padding=0),
+    "conv of depth, stride 2": of_depth(padding=1, strideH=2),
+    "norms": op("L2_POOL_2D", (1, 5, 4, 6), kind="Pool2D", padding=0, strideH=2, strideW=2, filterHeight=3, filterWidth=3),
+    "local response": op("LOCAL_RESPONSE_NORMALIZATION", SHAPE, kind="LocalResponseNormalization", radius=2, bias=1.0, alpha=0.5, beta=0.75),
+    "any and all": lambda net, x: net.op("ADD", [net.op("CAST", [net.op(name, [above(net, x, limit), net.constant(i(3))], net.value((1, 9, 8), "bool"), "Reducer")], net.value((1, 9, 8)), "Cast", inDataType=6) for name, limit in (("REDUCE_ANY", 2), ("REDUCE_ALL", -2))], net.value((1, 9, 8)), "Add"),
+    "filled": lambda net, x: net.op("FILL", [net.constant(i(2, 3)), net.op("REDUCE_MAX", [x, net.constant(i(0, 1, 2, 3))], net.value(()), "Reducer")], net.value((2, 3))),
+    "rest and a new axis": op("STRIDED_SLICE", (1, 9, 8, 1, 2), *(i(*n) for n in ((0, 0, 1), (0, 0, 4), (1, 1, 2))), kind="StridedSlice", ellipsisMask=1, newAxisMask=2),
+    "zeros": lambda net, x: net.op("ADD", [x, net.op("ZEROS_LIKE", [x], net.value(SHAPE), "ZerosLike")], net.value(SHAPE), "Add"),
 }  # fmt: skip
 
 
@@ -321,9 +356,10 @@ def loops(net, x):
 
 
 REFUSED = {
-    "CUSTOM_TFLite_Detection_PostProcess at boxes": lambda net, x: custom(net, x, "TFLite_Detection_PostProcess"),
-    "WHILE at loop": loops,
-    "UNIDIRECTIONAL_SEQUENCE_LSTM at state": lambda net, x: net.op("UNIDIRECTIONAL_SEQUENCE_LSTM", [x], net.value(SHAPE, name="state")),
+    "CUSTOM_FlexErf at boxes, .*: it is TensorFlow's": lambda net, x: custom(net, x, "FlexErf"),
+    "CUSTOM_TFLite_Detection_PostProcess at boxes, .*: it is not TFLite's": lambda net, x: custom(net, x, "TFLite_Detection_PostProcess"),
+    "WHILE at loop, .*: what it runs depends on data": loops,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM at state, .*unroll=True": lambda net, x: net.op("UNIDIRECTIONAL_SEQUENCE_LSTM", [x], net.value(SHAPE, name="state")),
     "CONV_2D at sum, .*: the activation TANH": lambda net, x: net.op("CONV_2D", [x, net.constant(f(4, 3, 3, 6)), net.constant(f(4))], net.value((1, 9, 8, 4), name="sum"), "Conv2D", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1, fusedActivationFunction=4),
     "SLICE at flat, .*: its operand target is computed": lambda net, x: net.op("SLICE", [x, net.op("CAST", [net.op("REDUCE_MAX", [x, net.constant(i(1, 2))], net.value((1, 6)), "Reducer")], net.value((1, 6), "int32", name="target"), "Cast", outDataType=2), net.constant(i(1, 1, 1, 1))], net.value((1, 1, 1, 1), name="flat")),
 }  # fmt: skip
@@ -342,6 +378,42 @@ def test_what_has_no_layer_is_refused_by_name_with_all_else(said, tmp_path):
     net.save(tmp_path / "net.tflite", REFUSED[said](net, net.op("RELU", [x], net.value(SHAPE))))
     with pytest.raises(TvmMobilenetError, match=f"operators? (is|are) not supported:\n.*{said}"):
         load_network(ModelOptions(model=str(tmp_path / "net.tflite")))
+
+
+def test_the_network_of_several_that_is_built_is_told(tmp_path, capsys):
+    net = Net()
+    made = net.op("RELU", [net.input(SHAPE)], net.value(SHAPE))
+    net.graph.outputs = [made]
+    net.model.subgraphs.append(net.graph)
+    net.model.signatureDefs = [net.s.SignatureDefT() for _ in range(2)]
+    for at, (one, name) in enumerate(zip(net.model.signatureDefs, ("serve", "train"), strict=True)):
+        one.signatureKey, one.subgraphIndex, one.inputs, one.outputs = name, at, [], []
+    load_network(ModelOptions(model=str(net.save(tmp_path / "net.tflite", made))))
+    assert "several networks; serve is built" in (said := capsys.readouterr().err) and "not train:" in said
+
+
+def test_inputs_that_are_no_quantized_values_keep_their_dtypes(tmp_path):
+    """Numbers of words, masks and bytes are no floats."""
+    net = Net()
+    ids, mask, pixels = (net.input((2, 3), dtype, name=dtype) for dtype in ("int32", "bool", "uint8"))
+    rows = net.op(
+        "EMBEDDING_LOOKUP",
+        [net.op("RESHAPE", [ids, net.constant(i(6))], net.value((6,), "int32"), "Reshape"), net.constant(f(8, 4))],
+        net.value((6, 4)),
+    )
+    light = net.op("CAST", [pixels], net.value((2, 3)), "Cast")
+    path = net.save(
+        tmp_path / "net.tflite", rows, net.op("SELECT_V2", [mask, light, net.constant(f(2, 3))], net.value((2, 3)))
+    )
+    network = load_network(ModelOptions(model=str(path)))
+    assert [port.dtype for port in network.signature.inputs] == ["int32", "bool", "uint8"]
+    draw = np.random.default_rng(0)
+    batch = [
+        (draw.integers(0, 8, (2, 3), np.int32), draw.random((2, 3)) > 0.5, draw.integers(0, 255, (2, 3), np.uint8))
+    ]
+    (due,), _, _ = tflite_run.outputs(path, batch)
+    for ours, theirs in zip(network_steps.outputs(network, batch)[0], due, strict=True):
+        assert np.array_equal(ours, theirs)
 
 
 def open_net(path, signature):

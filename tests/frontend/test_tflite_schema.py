@@ -14,7 +14,13 @@ NAMES = {
     "activation": "fused_activation_function",
     "half_pixel": "half_pixel_centers",
 }
-NAMES |= {"dilation_w": "dilation_w_factor", "dilation_h": "dilation_h_factor", "filter_w": "filter_width"}
+NAMES |= {
+    "dilation_w": "dilation_w_factor",
+    "dilation_h": "dilation_h_factor",
+    "dilation_d": "dilation_d_factor",
+    "filter_w": "filter_width",
+}
+NAMES |= {"dilation_d": "dilation_d_factor"}
 NAMES |= {"filter_h": "filter_height", "adj_x": "adj_x", "adj_y": "adj_y", "in_type": "in_data_type"}
 NAMES |= {"out_type": "out_data_type", "new_shape": "new_shape"}
 
@@ -67,6 +73,7 @@ def test_options_are_read_as_they_are_written(name, schema):
     [
         ("Model", ours.MODEL),
         ("SubGraph", ours.SUBGRAPH),
+        ("SignatureDef", ours.SIGNATURE_DEF),
         ("Tensor", ours.TENSOR),
         ("QuantizationParameters", ours.QUANTIZATION),
         ("Operator", ours.OPERATOR),

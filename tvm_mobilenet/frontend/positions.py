@@ -20,15 +20,15 @@ _ITEM_BYTES = 8  # bytes of a position
 
 
 def inside(bb: relax.BlockBuilder, positions: relax.Expr, sizes: int | Sequence[int]) -> relax.Expr:
-    """Positions in an axis, or one for each of several axes in the last dimension, none of them outside.
+    """Positions in an axis, or one for each of several axes in the last dimension, as int64, none of them outside.
 
     Parameters
     ----------
     positions : (...) or (..., n) of integers
     sizes : int, or n of them
     """
-    dtype = str(positions.ty.dtype)
-    size, most, zero = (relax.const(np.array(given, dtype), dtype) for given in (sizes, np.array(sizes) - 1, 0))
+    positions = _wide(bb, positions)
+    size, most, zero = (relax.const(np.array(given, np.int64), "int64") for given in (sizes, np.array(sizes) - 1, 0))
     backwards = bb.emit(op.less(positions, zero))
     positions = bb.emit(op.where(backwards, bb.emit(op.add(positions, size)), positions))
     return bb.emit(op.maximum(bb.emit(op.minimum(positions, most)), zero))
@@ -75,7 +75,7 @@ def scattered_elements(
     limits.check_tensor(count * len(size), _ITEM_BYTES, "the positions of a scatter")
     grid = np.moveaxis(np.indices(given), 0, -1).reshape(count, len(size))
     columns = [relax.const(np.array(grid[:, [i]], np.int64), "int64") for i in range(len(size))]
-    columns[axis] = bb.emit(op.astype(bb.emit(op.reshape(positions, (count, 1))), "int64"))
+    columns[axis] = _wide(bb, bb.emit(op.reshape(positions, (count, 1))))
     where = bb.emit(op.concat(columns, 1))
     return scattered(bb, x, where, bb.emit(op.reshape(updates, (count,))), how)
 

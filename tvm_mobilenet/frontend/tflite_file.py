@@ -20,9 +20,10 @@ from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.frontend import sizes, tflite_fold, tflite_graph, tflite_quantized
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.tflite_graph import NONE, Graph, Operator, Tensor, places, ports
-from tvm_mobilenet.frontend.tflite_operators import CONVERTERS
+from tvm_mobilenet.frontend.tflite_operators import CONVERTERS, unknown
 from tvm_mobilenet.frontend.tflite_values import Call, Value
 from tvm_mobilenet.models.images import TAKES_BYTES
+from tvm_mobilenet.terminal.console import say
 
 
 def from_tflite(
@@ -47,6 +48,12 @@ def from_tflite(
     """
     path = Path(path)
     graph = tflite_graph.read(path)
+    if graph.others:
+        own, others = graph.signature or "its first one", ", ".join(graph.others)
+        say(
+            f"note: {path} holds several networks; {own} is built, which an interpreter runs by default, not {others}: "
+            "convert the model with one signature alone to build that"
+        )
     try:
         tflite_quantized.check(graph, path)
         return _Import(graph, path).run(_shapes(graph, batch, size, layout, path))
@@ -84,9 +91,10 @@ class _Import:
     def run(self, shapes: list[list[int]]) -> tvm.IRModule:
         graph = self.graph
         names = ports(graph, graph.inputs)
+        dtypes = ["float32" if graph.tensors[i].quantized else graph.tensors[i].dtype for i in graph.inputs]
         params = [
-            relax.Var(re.sub(r"\W", "_", name), relax.TensorType(shape, "float32"))
-            for name, shape in zip(names, shapes, strict=True)
+            relax.Var(re.sub(r"\W", "_", name), relax.TensorType(shape, dtype))
+            for name, shape, dtype in zip(names, shapes, dtypes, strict=True)
         ]
         self.open = any(list(graph.tensors[i].shape) != s for i, s in zip(graph.inputs, shapes, strict=True))
         with self.bb.function("main", params):
@@ -123,7 +131,7 @@ class _Import:
             if known is not None:
                 made = [Value(known=known)]
             elif operator.name not in CONVERTERS:
-                made = self._opaque(call, written)
+                made = self._opaque(call, written, unknown(operator.name))
             else:
                 made = CONVERTERS[operator.name](call)
         except TvmMobilenetError:

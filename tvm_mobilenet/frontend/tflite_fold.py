@@ -28,6 +28,11 @@ def computed(call: Call) -> np.ndarray | None:
     """
     if call.operator.name == "SHAPE":
         return np.array(call.shape(0), np.int32)
+    if call.operator.name == "RANK":
+        return np.array(len(call.shape(0)), np.int32)
+    if call.operator.name == "ZEROS_LIKE":
+        limits.check_tensor(math.prod(call.shape(0)), _ITEM_BYTES, call.where)
+        return np.zeros(call.shape(0), call.known_dtype())
     values = [v for v in call.values if v is not None]
     made = _MAKE.get(call.operator.name)
     if made is None or not values or any(v.known is None for v in values):
@@ -40,6 +45,9 @@ def computed(call: Call) -> np.ndarray | None:
         elements = math.prod(max(0, n) for n in call.numbers(call.operator.name == "BROADCAST_TO"))
     elif call.operator.name == "GATHER":
         elements = math.prod(sizes[0]) * math.prod(sizes[1])
+    elif call.operator.name == "RANGE":
+        start, limit, step = (float(v.known.reshape(())) for v in values)
+        elements = max(0, math.ceil((limit - start) / step)) if step else 0
     stored = max(v.known.nbytes for v in values)
     limits.check_constant(elements * _ITEM_BYTES, 2 * stored, call.where)
     return np.asarray(made(call), order="C")
@@ -61,9 +69,10 @@ def _of_two(operator: Callable) -> Callable:
 
 
 def _cut(call: Call) -> np.ndarray:
-    slices, gone = strided(call)
-    data = call.array(0)[tuple(slices)]
-    return data.reshape([d for i, d in enumerate(data.shape) if i not in gone])
+    slices, kept = strided(call)
+    ends = [slice(s.start, None if s.stop < 0 else s.stop, s.step) for s in slices]  # -1: before the first
+    data = call.array(0)[tuple(ends)]
+    return data.reshape([1 if axis is None else data.shape[axis] for axis in kept])
 
 
 def _sliced(call: Call) -> np.ndarray:
@@ -115,6 +124,8 @@ _MAKE: dict[str, Callable] = {
     "PACK": lambda call: np.stack(_arrays(call), call.options["axis"]),
     "CONCATENATION": lambda call: np.concatenate(_arrays(call), call.options["axis"]),
     "GATHER": lambda call: np.take(call.array(0), *gathered(call)),
+    "RANGE": lambda call: np.arange(*(call.array(i).reshape(())[()] for i in range(3)), dtype=call.array(0).dtype),
+    "BROADCAST_ARGS": lambda call: np.array(np.broadcast_shapes(*(tuple(call.numbers(i)) for i in (0, 1))), np.int32),
     "FILL": lambda call: np.full(call.numbers(0), call.array(1)),
     "BROADCAST_TO": lambda call: np.broadcast_to(call.array(0), call.numbers(1)),
 }

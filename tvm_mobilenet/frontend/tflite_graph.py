@@ -90,12 +90,22 @@ class Operator:
 
 @dataclass(frozen=True)
 class Graph:
-    """The main graph of a file, its operators in execution order."""
+    """The main graph of a file, its operators in execution order.
+
+    Attributes
+    ----------
+    signature : str
+        The name by which a program calls it; empty if the file gives none.
+    others : tuple of str
+        The names by which a program calls other graphs of the file.
+    """
 
     tensors: tuple[Tensor, ...]
     operators: tuple[Operator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    signature: str = ""
+    others: tuple[str, ...] = ()
 
 
 def read(path: Path) -> Graph:
@@ -158,9 +168,23 @@ class _Reader:
         nodes = main.tables(field["operators"], limits.MOST_NODES, "operators")
         operators = tuple(self._operator(i, table, names, tensors) for i, table in enumerate(nodes))
         inputs, outputs = (self._indices(main, field[end], len(tensors), end) for end in ("inputs", "outputs"))
-        found = Graph(tensors, operators, inputs, outputs)
+        found = Graph(tensors, operators, inputs, outputs, *self._signatures(len(graphs)))
         self._check_order(found)
         return found
+
+    def _signatures(self, graphs: int) -> tuple[str, tuple[str, ...]]:
+        """The name of the main graph, and those of the others."""
+        field, own, others = schema.SIGNATURE_DEF, "", []
+        for table in self.model.tables(schema.MODEL["signature_defs"], limits.MOST_NODES, "signatures"):
+            name = printable(table.text(field["signature_key"], limits.MOST_NAME))
+            index = table.number(field["subgraph_index"], "I")
+            if index >= graphs:
+                raise Damaged(f"its signature {name} is of graph {index} of {graphs}")
+            if index:
+                others.append(name)
+            else:
+                own = own or name
+        return own, tuple(others)
 
     # ---- tensors
 

@@ -25,6 +25,7 @@ CONVERTERS: dict[str, Callable] = {
     "DIV": elementwise.binary(op.divide),
     "MAXIMUM": elementwise.binary(op.maximum),
     "MINIMUM": elementwise.binary(op.minimum),
+    "ATAN2": elementwise.binary(op.atan2),
     "POW": elementwise.binary(op.power),
     "FLOOR_DIV": elementwise.binary(op.floor_divide),
     "FLOOR_MOD": elementwise.binary(op.floor_mod),
@@ -41,16 +42,21 @@ CONVERTERS: dict[str, Callable] = {
     "SELECT": elementwise.select,
     "SELECT_V2": elementwise.select,
     "CONV_2D": windows.conv,
+    "CONV_3D": windows.conv_3d,
     "DEPTHWISE_CONV_2D": windows.depthwise,
     "TRANSPOSE_CONV": windows.transposed,
     "FULLY_CONNECTED": windows.fully_connected,
     "BATCH_MATMUL": windows.batch_matmul,
     "AVERAGE_POOL_2D": windows.average_pool,
     "MAX_POOL_2D": windows.max_pool,
+    "L2_POOL_2D": windows.norm_pool,
+    "LOCAL_RESPONSE_NORMALIZATION": windows.local_response_normalization,
     "MEAN": windows.mean,
     "SUM": windows.reduction(op.sum),
     "REDUCE_MAX": windows.reduction(op.max),
     "REDUCE_MIN": windows.reduction(op.min),
+    "REDUCE_ALL": windows.reduction(op.min),
+    "REDUCE_ANY": windows.reduction(op.max),
     "REDUCE_PROD": windows.reduction(op.prod),
     "ARG_MAX": windows.extreme_index(op.argmax),
     "ARG_MIN": windows.extreme_index(op.argmin),
@@ -71,6 +77,12 @@ CONVERTERS: dict[str, Callable] = {
     "SLICE": views.sliced,
     "STRIDED_SLICE": views.strided_slice,
     "GATHER": views.gather,
+    "GATHER_ND": views.gather_nd,
+    "SCATTER_ND": views.scatter_nd,
+    "EMBEDDING_LOOKUP": views.rows_of_table,
+    "ONE_HOT": views.one_hot,
+    "CUMSUM": views.sums_so_far,
+    "FILL": views.fill,
     "REVERSE_V2": views.reverse,
     "TOPK_V2": views.top,
     "SPACE_TO_BATCH_ND": views.space_to_batch,
@@ -87,3 +99,26 @@ CONVERTERS: dict[str, Callable] = {
     "QUANTIZE": elementwise.as_it_is,
     "DEQUANTIZE": elementwise.as_it_is,
 }
+
+_STATE = "it keeps a state from one run to the next; convert a model without one"
+_FLOW = "what it runs depends on data; convert the model without control flow, recurrent layers with unroll=True"
+_SHAPE = "the shape of its output depends on data"
+_RANDOM = "it draws random numbers; convert the model in inference mode"
+_RECURRENT = "it is a recurrent layer; convert it with unroll=True, which writes its steps as products"
+_UNKNOWN = {
+    **dict.fromkeys(("IF", "WHILE", "CALL"), _FLOW),
+    **dict.fromkeys(("CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "HASHTABLE"), _STATE),
+    **dict.fromkeys(("WHERE", "UNIQUE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5"), _SHAPE),
+    **dict.fromkeys(("RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM", "MULTINOMIAL"), _RANDOM),
+    **dict.fromkeys(("LSTM", "RNN", "SVDF"), _RECURRENT),
+    **{f"{ways}DIRECTIONAL_SEQUENCE_{kind}": _RECURRENT for ways in ("UNI", "BI") for kind in ("LSTM", "RNN")},
+}
+
+
+def unknown(name: str) -> str:
+    """The reason why an operator has no converter; empty if it has none but that."""
+    if name.startswith("CUSTOM_Flex"):
+        return "it is TensorFlow's (Flex), not TFLite's; convert the model with TFLITE_BUILTINS alone"
+    if name.startswith("CUSTOM_"):
+        return "it is not TFLite's: the file does not say what it computes"
+    return _UNKNOWN.get(name, "")

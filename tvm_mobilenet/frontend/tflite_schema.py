@@ -17,7 +17,8 @@ TYPES = {  # types of tensors, by number, with numpy's names if it has them
 ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
 SAME, VALID = 0, 1  # paddings
 
-MODEL = {"version": 0, "operator_codes": 1, "subgraphs": 2, "buffers": 4}
+MODEL = {"version": 0, "operator_codes": 1, "subgraphs": 2, "buffers": 4, "signature_defs": 7}
+SIGNATURE_DEF = {"signature_key": 2, "subgraph_index": 4}
 SUBGRAPH = {"tensors": 0, "inputs": 1, "outputs": 2, "operators": 3}
 TENSOR = {
     "shape": 0, "type": 1, "buffer": 2, "name": 3, "quantization": 4, "is_variable": 5, "sparsity": 6,
@@ -63,6 +64,9 @@ OPTIONS = {
     "ConcatenationOptions": Options(10, {"axis": (0, "i", 0), "activation": (1, "b", 0)}),
     "AddOptions": Options(11, {"activation": (0, "b", 0)}),
     "L2NormOptions": Options(12, {"activation": (0, "b", 0)}),
+    "LocalResponseNormalizationOptions": Options(
+        13, {"radius": (0, "i", 0), "bias": (1, "f", 0.0), "alpha": (2, "f", 0.0), "beta": (3, "f", 0.0)}
+    ),
     "ResizeBilinearOptions": Options(15, {"align_corners": (2, "?", False), "half_pixel": (3, "?", False)}),
     "ReshapeOptions": Options(17, {"new_shape": (0, "[i", ())}),
     "SpaceToDepthOptions": Options(19, {"block_size": (0, "i", 0)}),
@@ -81,12 +85,19 @@ OPTIONS = {
     "CastOptions": Options(37, {"in_type": (0, "b", 0), "out_type": (1, "b", 0)}),
     "TransposeConvOptions": Options(49, {**_WINDOW, "activation": (3, "b", 0)}),
     "PackOptions": Options(59, {"values_count": (0, "i", 0), "axis": (1, "i", 0)}),
+    "OneHotOptions": Options(61, {"axis": (0, "i", 0)}),
     "UnpackOptions": Options(64, {"num": (0, "i", 0), "axis": (1, "i", 0)}),
     "ResizeNearestNeighborOptions": Options(74, {"align_corners": (0, "?", False), "half_pixel": (1, "?", False)}),
     "LeakyReluOptions": Options(75, {"alpha": (0, "f", 0.0)}),
     "MirrorPadOptions": Options(77, {"mode": (0, "b", 0)}),
     "DepthToSpaceOptions": Options(94, {"block_size": (0, "i", 0)}),
     "BatchMatMulOptions": Options(101, {"adj_x": (0, "?", False), "adj_y": (1, "?", False)}),
+    "CumsumOptions": Options(102, {"exclusive": (0, "?", False), "reverse": (1, "?", False)}),
+    "Conv3DOptions": Options(
+        106,
+        {"padding": (0, "b", 0), "stride_d": (1, "i", 0), "stride_w": (2, "i", 0), "stride_h": (3, "i", 0)}
+        | {"activation": (4, "b", 0), "dilation_d": (5, "i", 1), "dilation_w": (6, "i", 1), "dilation_h": (7, "i", 1)},
+    ),
     "GeluOptions": Options(116, {"approximate": (0, "?", False)}),
 }
 
@@ -114,6 +125,12 @@ OPERATORS = {  # by number; others are refused by number
     149: "MULTINOMIAL", 151: "DYNAMIC_UPDATE_SLICE", 156: "ATAN2", 142: "VAR_HANDLE",
     143: "READ_VARIABLE", 144: "ASSIGN_VARIABLE", 145: "BROADCAST_ARGS", 150: "GELU", 152: "RELU_0_TO_1",
     158: "SIGN", 206: "STABLEHLO_COMPOSITE",
+    10: "HASHTABLE_LOOKUP", 46: "BIDIRECTIONAL_SEQUENCE_RNN", 52: "BIDIRECTIONAL_SEQUENCE_LSTM", 51: "DELEGATE",
+    68: "SPARSE_TO_DENSE", 91: "REDUCE_ANY", 112: "REVERSE_SEQUENCE", 113: "MATRIX_DIAG", 115: "MATRIX_SET_DIAG",
+    125: "SEGMENT_SUM", 131: "RFFT2D", 133: "IMAG", 134: "REAL", 135: "COMPLEX_ABS", 136: "HASHTABLE",
+    137: "HASHTABLE_FIND", 138: "HASHTABLE_IMPORT", 139: "HASHTABLE_SIZE", 153: "UNSORTED_SEGMENT_PROD",
+    154: "UNSORTED_SEGMENT_MAX", 155: "UNSORTED_SEGMENT_SUM", 157: "UNSORTED_SEGMENT_MIN", 159: "BITCAST",
+    160: "BITWISE_XOR", 161: "RIGHT_SHIFT", 203: "DILATE", 205: "REDUCE_WINDOW",
 }  # fmt: skip
 OPTIONS_OF = {  # options of operators, for those with options that the reader uses
     "ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions", "DIV": "DivOptions",
@@ -127,5 +144,8 @@ OPTIONS_OF = {  # options of operators, for those with options that the reader u
     "REDUCE_PROD": "ReducerOptions", "STRIDED_SLICE": "StridedSliceOptions", "SPLIT": "SplitOptions",
     "CAST": "CastOptions", "PACK": "PackOptions", "UNPACK": "UnpackOptions", "LEAKY_RELU": "LeakyReluOptions",
     "MIRROR_PAD": "MirrorPadOptions", "SPACE_TO_DEPTH": "SpaceToDepthOptions",
+    "ONE_HOT": "OneHotOptions", "CUMSUM": "CumsumOptions", "CONV_3D": "Conv3DOptions", "L2_POOL_2D": "Pool2DOptions",
+    "LOCAL_RESPONSE_NORMALIZATION": "LocalResponseNormalizationOptions", "REDUCE_ALL": "ReducerOptions",
+    "REDUCE_ANY": "ReducerOptions",
     "DEPTH_TO_SPACE": "DepthToSpaceOptions", "BATCH_MATMUL": "BatchMatMulOptions", "GELU": "GeluOptions",
 }  # fmt: skip

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 from tvm import relax
 
-from tvm_mobilenet.frontend import nests
+from tvm_mobilenet.frontend import nests, positions
 from tvm_mobilenet.frontend.tflite_elementwise import own
 from tvm_mobilenet.frontend.tflite_values import Call, Value
 
@@ -123,37 +123,52 @@ def sliced(call: Call) -> Value:
     return own(call, op.strided_slice(call.own(0), list(range(len(shape))), begin, end))
 
 
-def strided(call: Call) -> tuple[list[slice], list[int]]:
-    """The slices of STRIDED_SLICE, and the axes that it drops."""
+def strided(call: Call) -> tuple[list[slice], list[int | None]]:
+    """The slices of STRIDED_SLICE, and the axes that are left, with None for a new one."""
     shape, given = call.shape(0), call.options
     begin, end, strides = (call.numbers(i) for i in (1, 2, 3))
-    if given["ellipsis_mask"] or given["new_axis_mask"] or given["offset"] or len(begin) > len(shape):
-        raise ValueError("a slice with an ellipsis or a new axis")
-    slices, gone = [], []
-    for axis, size in enumerate(shape):
-        if axis >= len(begin):
-            slices.append(slice(0, size, 1))
-            continue
-        bit, step = 1 << axis, strides[axis]
-        if given["shrink_axis_mask"] & bit:
-            at = begin[axis] % size
+    if given["offset"]:
+        raise ValueError("a slice whose ends count from its beginnings")
+
+    def masked(name: str, i: int) -> bool:
+        return bool(given[f"{name}_mask"] >> i & 1)
+
+    new = [i for i in range(len(begin)) if masked("new_axis", i) and not masked("ellipsis", i)]
+    whole = [i for i in range(len(begin)) if masked("ellipsis", i)]
+    rest = len(shape) - (len(begin) - len(new) - len(whole))  # dimensions of the ellipsis, or after all
+    if rest < 0 or len(whole) > 1:
+        raise ValueError(f"{len(begin)} slices of data of the shape {list(shape)}")
+    slices: list[slice] = []
+    kept: list[int | None] = []
+
+    def left(one: slice) -> None:
+        kept.append(len(slices))
+        slices.append(one)
+
+    for i in range(len(begin) + (not whole)):
+        if i == len(begin) or i in whole:
+            for size in shape[len(slices) : len(slices) + rest]:
+                left(slice(0, size, 1))
+        elif i in new:
+            kept.append(None)
+        elif masked("shrink_axis", i):
+            at = begin[i] % shape[len(slices)]
             slices.append(slice(at, at + 1, 1))
-            gone.append(axis)
-            continue
-        if step == 0:
-            raise ValueError("a stride of 0")
-        start = None if given["begin_mask"] & bit else begin[axis]
-        stop = None if given["end_mask"] & bit else end[axis]
-        start, stop, step = slice(start, stop, step).indices(size)
-        if len(range(start, stop, step)) < 1:
-            raise ValueError("a slice of nothing")
-        slices.append(slice(start, stop, step))
-    return slices, gone
+        else:
+            if strides[i] == 0:
+                raise ValueError("a stride of 0")
+            start = None if masked("begin", i) else begin[i]
+            stop = None if masked("end", i) else end[i]
+            start, stop, step = slice(start, stop, strides[i]).indices(shape[len(slices)])
+            if len(range(start, stop, step)) < 1:
+                raise ValueError("a slice of nothing")
+            left(slice(start, stop, step))
+    return slices, kept
 
 
 def strided_slice(call: Call) -> Value:
     """A slice with a stride in each dimension."""
-    slices, gone = strided(call)
+    slices, kept = strided(call)
     x = call.own(0)
     for axis, one in enumerate(slices):
         if one.step < 0:
@@ -163,8 +178,8 @@ def strided_slice(call: Call) -> Value:
     if axes:
         cuts = ([getattr(slices[a], end) for a in axes] for end in ("start", "stop", "step"))
         x = call.emit(op.strided_slice(x, axes, *cuts))
-    if gone:
-        x = op.reshape(x, [int(d) for i, d in enumerate(x.ty.shape) if i not in gone])
+    if kept != list(range(len(slices))):
+        x = op.reshape(x, [1 if axis is None else int(x.ty.shape[axis]) for axis in kept])
     return own(call, x)
 
 
@@ -222,7 +237,7 @@ def batch_to_space(call: Call) -> Value:
 
 
 def gathered(call: Call) -> tuple[np.ndarray, int]:
-    """The indices and the axis of a gather; a ValueError if they are invalid."""
+    """The indices and the axis of a gather of constants; a ValueError if they are invalid."""
     if call.options["batch_dims"]:
         raise ValueError("a gather of each of a batch")
     places, axis = call.array(1), call.options["axis"] % len(call.shape(0))
@@ -233,12 +248,61 @@ def gathered(call: Call) -> tuple[np.ndarray, int]:
 
 
 def gather(call: Call) -> Value:
-    """Gather constant indices of an axis."""
+    """Values at indices of an axis, which may be of each of a batch."""
+    axis, batch = call.options["axis"] % len(call.shape(0)), call.options["batch_dims"] % (len(call.shape(1)) + 1)
+    if call.value(1).known is None or batch:
+        if batch not in (0, axis):
+            raise ValueError(f"a gather of axis {axis} of each of {batch} dimensions")
+        rank = len(call.shape(1))
+        each = [
+            relax.const(np.arange(n).reshape([-1 if i == a else 1 for i in range(rank)]), "int64")
+            for a, n in enumerate(call.shape(0)[:batch])
+        ]
+        return Value(own=nests.indexed(call.bb, call.own(0), [*each, *[None] * (axis - batch), call.own(1)]))
     places, axis = gathered(call)
     flat = relax.const(places.reshape(-1).astype(np.int64))
     x = call.emit(op.take(call.own(0), flat, axis, mode="clip"))
     shape = call.shape(0)
     return own(call, op.reshape(x, shape[:axis] + places.shape + shape[axis + 1 :]))
+
+
+def gather_nd(call: Call) -> Value:
+    """Values at positions, whose numbers are in the last dimension."""
+    return own(call, positions.gathered(call.bb, call.own(0), call.own(1)))
+
+
+def scatter_nd(call: Call) -> Value:
+    """Zeros, with the sums of updates at positions. Operands: positions, updates, shape."""
+    zeros = call.emit(op.zeros(call.numbers(2), call.value(1).dtype))
+    return own(call, positions.scattered(call.bb, zeros, call.own(0), call.own(1), "add"))
+
+
+def rows_of_table(call: Call) -> Value:
+    """Rows of the second operand, by their numbers."""
+    return Value(own=nests.indexed(call.bb, call.own(1), [call.own(0)]))
+
+
+def one_hot(call: Call) -> Value:
+    """One value where the index is that of the place, else another. Operands: indices, depth, values."""
+    rank, (depth,) = len(call.shape(0)), call.numbers(1)
+    axis = call.options["axis"] % (rank + 1)
+    dtype = call.value(0).dtype
+    places = np.arange(depth, dtype=dtype).reshape([-1 if i == axis else 1 for i in range(rank + 1)])
+    hit = call.emit(op.equal(call.emit(op.expand_dims(call.own(0), axis)), relax.const(places, dtype)))
+    return own(call, op.where(hit, call.own(2), call.own(3)))
+
+
+def sums_so_far(call: Call) -> Value:
+    """The sum up to each along an axis, or up to the one before; backwards if told so."""
+    (axis,) = call.numbers(1)
+    x, back = call.own(0), call.options["reverse"]
+    made = op.cumsum(call.emit(op.flip(x, axis)) if back else x, axis, exclusive=bool(call.options["exclusive"]))
+    return own(call, op.flip(call.emit(made), axis) if back else made)
+
+
+def fill(call: Call) -> Value:
+    """One value, which is computed, everywhere."""
+    return own(call, op.broadcast_to(call.own(1), call.numbers(0)))
 
 
 def to_depth(call: Call) -> Value:

@@ -13,7 +13,7 @@ import numpy as np
 from tvm import relax
 
 from tvm_mobilenet.frontend import tflite_schema as schema
-from tvm_mobilenet.frontend.tflite_elementwise import nchw, own
+from tvm_mobilenet.frontend.tflite_elementwise import nchw, number, own
 from tvm_mobilenet.frontend.tflite_values import Call, Value
 from tvm_mobilenet.kinds.windows import same_padding
 
@@ -35,6 +35,24 @@ def _window(call: Call, kernel: tuple[int, int], size: tuple[int, ...], dilation
 def conv(call: Call) -> Value:
     """A convolution; the weight is (n, height, width, channels of a group)."""
     return _convolved(call, (0, 3, 1, 2))
+
+
+def conv_3d(call: Call) -> Value:
+    """A convolution over depth, height and width; the weight is (depth, height, width, channels of a group, n)."""
+    given, shape = call.options, call.shape(1)
+    names = ("d", "h", "w")
+    strides, dilations = ([given[f"{what}_{n}"] for n in names] for what in ("stride", "dilation"))
+    if len(shape) != 5 or min(*strides, *dilations) < 1:
+        raise ValueError(f"a weight of the shape {list(shape)} with strides {strides}")
+    pads = [(0, 0)] * 3
+    if given["padding"] == schema.SAME:
+        sizes = zip(call.shape(0)[1:4], shape[:3], strides, dilations, strict=True)
+        pads = [same_padding(*each) for each in sizes]
+    pads = [pad[0] for pad in pads] + [pad[1] for pad in pads]
+    x, weight = call.emit(op.permute_dims(call.own(0), (0, 4, 1, 2, 3))), call.weight(1, (4, 3, 0, 1, 2))
+    made = op.nn.conv3d(x, weight, strides, pads, dilations, call.shape(0)[4] // shape[3])
+    made = call.emit(_with_bias(call, made, call.biases(2, 0, 1), (1, -1, 1, 1, 1)))
+    return own(call, op.permute_dims(made, (0, 2, 3, 4, 1)))
 
 
 def depthwise(call: Call) -> Value:
@@ -125,6 +143,26 @@ def max_pool(call: Call) -> Value:
     """A maximum pool; padding never is the maximum."""
     kernel, strides, pads = _pool_window(call)
     return nchw(call, op.nn.max_pool2d(call.nchw(0), kernel, strides, pads))
+
+
+def norm_pool(call: Call) -> Value:
+    """The root of a mean of squares; TFLite does not count padding."""
+    kernel, strides, pads = _pool_window(call)
+    squares = call.emit(op.multiply(call.nchw(0), call.nchw(0)))
+    means = call.emit(op.nn.avg_pool2d(squares, kernel, strides, pads, count_include_pad=False))
+    return nchw(call, op.sqrt(means))
+
+
+def local_response_normalization(call: Call) -> Value:
+    """``x / (bias + alpha * s) ** beta``, where s sums the squares of the channels within a radius."""
+    radius, bias, alpha, beta = (call.options[name] for name in ("radius", "bias", "alpha", "beta"))
+    x, rank, channels = call.own(0), len(call.shape(0)), call.shape(0)[-1]
+    widths = [0] * (2 * rank - 2) + [radius] * 2
+    wide = call.emit(op.nn.pad(call.emit(op.multiply(x, x)), widths, "constant", 0.0))
+    parts = [call.emit(op.strided_slice(wide, [rank - 1], [i], [i + channels])) for i in range(2 * radius + 1)]
+    total = reduce(lambda a, b: call.emit(op.add(a, b)), parts)
+    scaled = call.emit(op.add(call.emit(op.multiply(total, number(alpha))), number(bias)))
+    return own(call, op.divide(x, call.emit(op.power(scaled, number(beta)))))
 
 
 def _pool_window(call: Call) -> tuple[list, list, list]:
