@@ -58,10 +58,11 @@ L1, LAST, LARGE = RPI4.core.l1d.bytes, RPI4.core.l2.bytes, "dense m1 n1024 k1024
 def test_the_ceilings_are_those_of_the_targets_files():
     """A Cortex-A72 at 1.5 GHz does 4 multiply-adds a cycle; a Pi 4 streams 5.5 GB/s; 16 bytes a cycle come into L1."""
     plan, parameters, data = plan_of("pointwise m196 n512 k512 f32 relu6", LARGE), 512 * 512 * 4, 196 * 512 * 4
+    left = 1024 * 4  # what LARGE wrote a pass before: its place is needed now
     one = rooflines(plan, RPI4, 1, fills=False)[0]
     assert one.compute == pytest.approx(196 * 512 * 512 / (4 * 1.5e9))
-    assert one.dram == pytest.approx(parameters / 5.5e9), "the parameters alone: a caller just wrote the data"
-    assert one.cache == pytest.approx((parameters + 2 * (data - L1)) / (16 * 1.5e9))
+    assert one.dram == pytest.approx((parameters + left) / 5.5e9), "a caller just wrote the data"
+    assert one.cache == pytest.approx((parameters + left + 2 * (data - L1)) / (16 * 1.5e9))
     assert one.ports == pytest.approx((parameters + data) / 16 / 1.5e9), "a load each cycle; stores have their own unit"
     assert (one.binds, one.seconds) == ("compute", one.compute)
     filling = rooflines(plan, RPI4, 1)[0]
@@ -70,7 +71,7 @@ def test_the_ceilings_are_those_of_the_targets_files():
     four = rooflines(plan, RPI4, 4, fills=False)[0]
     assert four.compute == pytest.approx(one.compute / 4) and four.dram == one.dram, "one core takes all of the DRAM"
     assert four.ports == pytest.approx(one.ports / 4)
-    assert four.cache == pytest.approx((parameters + 2 * (data - 4 * L1)) / (32 * 1.5e9)), "four L1"
+    assert four.cache == pytest.approx((parameters + left + 2 * (data - 4 * L1)) / (32 * 1.5e9)), "four L1"
     plan = plan_of(LARGE)
     one, four = rooflines(plan, RPI4, 1)[0], rooflines(plan, RPI4, 4)[0]
     assert rooflines(plan, RPI4, 8)[0] == four
@@ -94,12 +95,27 @@ def test_a_cache_keeps_what_later_steps_leave_room_for():
     size = 28 * 28 * 64 * 4
     near = missing(plan_of(add, add), LAST, True)
     assert near == [0, 0], "all of both fits the L2, in every pass"
-    first, _, last = missing(plan_of(add, LARGE, add), LAST, True)
+    first, large, last = missing(plan_of(add, LARGE, add), LAST, True)
     assert first == 0, "a caller just wrote its data, and the last step of the pass before read its output"
     assert last == 2 * size, "both were last touched before LARGE"
+    kept = LAST - 3 * size  # of the parameters, beside the data and two outputs
+    assert large == 2**22 - kept + 2 * size, "the rest of them, and what the two others wrote"
     kept = missing(plan_of(add, add), 2 * size + 1000, True)
     assert kept[1] == size - 1000, "its data was just written; 1000 bytes are left of its output, after the input"
-    assert missing(plan_of(add, add), 1000, False) == [2 * (size - 1000)] * 2, "read, and written back; nothing filled"
+    few = missing(plan_of(add, add), 1000, False)
+    assert few == [2 * (size - 1000) + 1000, 2 * (size - 1000)], (
+        "read, and written back; the first also evicts the rest"
+    )
+
+
+def test_whole_lines_of_a_part_move():
+    """Two layers that write every other twelve floats of a tensor each move all of it: 64 bytes of 96 hold both."""
+    halves = [f"pointwise m5000 n12 k4 out24 into{at}of120000 f32" for at in (0, 12)]
+    whole = Tensor("arena", 0, (120000,), "float32")
+    data = Tensor("input", 0, (1, 5000, 1, 4), "float32")
+    plan = Plan(tuple(Step("x", "x", name, (data, whole)) for name in halves), (), (), whole.nbytes, 0, 0)
+    assert missing(plan, 0, True, 64)[0] == data.nbytes + 2 * whole.nbytes, "read; filled, and written back"
+    assert missing(plan, 0, True, 16)[0] == data.nbytes + whole.nbytes, "lines of four floats divide the parts"
 
 
 def test_a_network_moves_no_less_than_its_bound(folders):

@@ -10,10 +10,11 @@ After Williams, Waterman and Patterson, "Roofline: an insightful visual performa
 
 A cache can have kept a line only if the lines that were touched since its last use leave room for it. These are counted
 by whole steps of the plan, in passes that follow each other, so a kernel's own order of accesses never counts. The
-cache is ideal: the sets of a real one keep a few lines longer, and lose many earlier. A
-written line that exceeds the cache leaves it again: one more line. A store to a line that the cache lacks fills it
-first, as on the virtual board (`boards.virtual.memory`). Cores stop filling lines that streams of stores fill whole, so
-a measured time is compared without these fills.
+cache is ideal: the sets of a real one keep a few lines longer, and lose many earlier. A written line leaves the cache
+once more: in the step that writes it, if the output exceeds the cache, else in the later step that needs its place. A
+store to a line that the cache lacks fills it first, as on the virtual board (`boards.virtual.memory`). Cores stop
+filling lines that streams of stores fill whole, so a measured time is compared without these fills. Whole lines move: a
+layer that reads or writes every other twelve channels of a concatenation moves all lines of it.
 
 What is not here: instructions other than multiply-adds, loads and stores; the overlap of ceilings (``exposed`` of the
 core's file), so a layer whose compute and memory time are equal has a prediction of twice the bound on a core that
@@ -28,6 +29,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+
+import numpy as np
 
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.targets import memory
@@ -109,8 +112,9 @@ def rooflines(plan, target, threads: int, clock_hz: float | None = None, *, fill
     near = core.l1d.bytes * (1 if core.l1d.shared else cores)
     last = (core.l3 or core.l2).bytes
     ports, cycles = ports_of(core), (clock_hz or target.clock_hz) * cores
-    found = []
-    for step, to_l1, to_last in zip(plan.steps, missing(plan, near, fills), missing(plan, last, fills), strict=True):
+    found, line = [], core.l1d.line
+    moved = missing(plan, near, fills, line), missing(plan, last, fills, line)
+    for step, to_l1, to_last in zip(plan.steps, *moved, strict=True):
         layer = Layer.parse(step.layer)
         *read, written = (_moved(layer, t) for t in step.operands)
         found.append(
@@ -132,10 +136,16 @@ def operand_bytes(step) -> int:
 
 def _moved(layer: Layer, operand) -> int:
     """Bytes of an operand that a layer reads or writes; for a larger tensor, only its part."""
+    part = _part(layer, operand)
+    return operand.nbytes if part is None else prod(part.shape) * operand.nbytes // prod(operand.shape)
+
+
+def _part(layer: Layer, operand):
+    """The place of a layer's data or output in a larger tensor, if that is the operand; else None."""
     if operand.space == "parameters":
-        return operand.nbytes
-    parts = [p for p in (layer.input_place, layer.output_place) if p.part and p.buffer == operand.shape]
-    return prod(parts[0].shape) * operand.nbytes // prod(operand.shape) if parts else operand.nbytes
+        return None
+    places = (layer.input_place, layer.output_place)
+    return next((place for place in places if place.part and place.buffer == operand.shape), None)
 
 
 # ---- the ports of the L1
@@ -177,24 +187,69 @@ def ports_of(core) -> Ports | None:
 # ---- bytes that a cache cannot have kept
 
 
-def missing(plan, capacity: int, fills: bool) -> list[int]:
-    """For each step of a plan, the bytes that it moves into and out of a cache of this capacity whatever its kernel
-    does, in passes that follow each other.
+def missing(plan, capacity: int, fills: bool, line: int = 1) -> list[int]:
+    """For each step of a plan, the bytes that it moves into and out of a cache of this capacity, in whole lines,
+    whatever its kernel does, in passes that follow each other.
     """
     touched = [_ranges(step) for step in plan.steps]
-    found = []
+    found = [0.0] * len(plan.steps)
     for i, step in enumerate(plan.steps):
-        layer, total = Layer.parse(step.layer), 0
+        layer, known = Layer.parse(step.layer), {}  # bytes of the ranges that this step has touched
         for operand, where in zip(step.operands, touched[i], strict=True):
-            share = _moved(layer, operand) / max(operand.nbytes, 1)
+            moved, before = _in_lines(layer, operand, line), known.get(where, 0)
+            share = max(0, moved - before) / max(operand.nbytes, 1)
+            known[where] = max(moved, before)
             written = operand is step.operands[-1]
             if fills or not written:
                 ages = _ages(touched, i, where, capacity)
-                total += share * sum(max(0, n - max(0, capacity - since)) for n, since in ages)
+                found[i] += share * sum(max(0, n - max(0, capacity - since)) for n, since in ages)
             if written:
-                total += max(0, share * operand.nbytes - capacity)
-        found.append(int(total))
-    return found
+                found[i] += max(0, moved - capacity)
+                for k, left in _leaves(plan, touched, i, min(moved, capacity), capacity):
+                    found[k] += left
+    return [int(total) for total in found]
+
+
+def _leaves(plan, touched: Sequence, i: int, kept: int, capacity: int) -> Iterator[tuple[int, int]]:
+    """The later steps that need the place of the written bytes that a cache has ``kept`` after step i, with the number
+    of these bytes. The next step that writes any of them is taken to write all; one that reads any, to read all.
+    """
+    space, *own = touched[i][-1]
+    since = _Union()
+    for k in (n % len(touched) for n in range(i + 1, i + len(touched))):
+        used = [
+            operand is plan.steps[k].operands[-1]
+            for operand, (other, *part) in zip(plan.steps[k].operands, touched[k], strict=True)
+            if other == space and part[0] < own[1] and own[0] < part[1]
+        ]
+        if any(used):
+            return
+        if used:
+            since = _Union()
+            continue
+        for one in touched[k]:
+            since.add(*one)
+        left = max(0, min(kept, capacity - since.bytes))
+        if left < kept:
+            yield k, kept - left
+        kept = left
+        if not kept:
+            return
+
+
+def _in_lines(layer: Layer, operand, line: int) -> int:
+    """The bytes of the lines of an operand that a layer reads or writes: of all lines, or of those with values of its
+    part.
+    """
+    part = _part(layer, operand)
+    if part is None:
+        return operand.nbytes
+    size = operand.nbytes // prod(operand.shape)
+    row = part.shape[-1] * size
+    starts = operand.offset % line + (part.start + np.arange(prod(part.shape[:-1])) * part.row) * size
+    first, last = starts // line, (starts + row - 1) // line
+    count = int((last - first + 1).sum() - (first[1:] == last[:-1]).sum())
+    return min(operand.nbytes, count * line)
 
 
 def _ranges(step) -> list[tuple]:
