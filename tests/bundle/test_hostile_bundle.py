@@ -215,10 +215,8 @@ def long_header(path, size: int) -> None:
 def pax_header(path, size: int) -> None:
     made = tarfile.TarInfo("x/pax")
     made.type, made.size = tarfile.XHDTYPE, size
-    with gzip.open(path, "wb", compresslevel=1) as out:
-        out.write(made.tobuf(tarfile.USTAR_FORMAT))
-        for _ in range(size >> 20):
-            out.write(bytes(1 << 20))
+    members = [gzip.compress(made.tobuf(tarfile.USTAR_FORMAT)), *[gzip.compress(bytes(1 << 20))] * (size >> 20)]
+    path.write_bytes(b"".join(members))
 
 
 _READ = """

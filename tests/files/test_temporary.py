@@ -58,7 +58,7 @@ def test_a_folder_is_old_or_new_whenever_its_writer_is_killed(tmp_path):
             write(folder, number)
             os.write(told, b".")
 
-    for _ in range(40):
+    for _ in range(20):
         hears, told = os.pipe()
         child = in_child(lambda told=told: again(told))
         for _ in range(rng.randrange(1, 4)):

@@ -49,7 +49,7 @@ def imported(program, by_torch: bool, monkeypatch) -> tvm.relax.Function:
 
 @pytest.mark.parametrize(
     "name",
-    ["v3-small", *(pytest.param(n, marks=pytest.mark.full) for n in ("v1", "v2", "v3-small-minimal", "v4-small"))],
+    ["v1", *(pytest.param(n, marks=pytest.mark.full) for n in ("v2", "v3-small", "v3-small-minimal", "v4-small"))],
 )
 def test_the_registrys_networks_are_not_traced_twice(name, monkeypatch):
     program = torch.export.export(registry.architecture(name, 0.5).eval(), (X,))
