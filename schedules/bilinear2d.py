@@ -60,7 +60,7 @@ def decisions(layer: Layer, core) -> Space:
             "tile_h": Choice(heights, tile_h),
             "tile_w": Choice(widths, tile_w),
             "lanes": Choice(tuple(lanes), lanes[-1 if tile_w > MOST_APART else 0]),
-            **nest.vector_choice(layer, core),
+            **nest.core_choices(layer, core),
         },
         lambda d: "",
     )

@@ -302,7 +302,7 @@ def decisions(layer: Layer, core) -> Space:
             "c_unroll": Choice(space.unrolls(layer), default["c_unroll"]),
             **(integer_constants.lookup_choice(layer, core) if dtypes.of(layer.dtype).integer else {}),
             **({"products": Choice(ways, ways[0])} if (ways := products_of(layer, core)) else {}),
-            **nest.vector_choice(layer, core),
+            **nest.core_choices(layer, core),
         },
         lambda d: space.refuse(layer, d, core),
     )

@@ -263,10 +263,10 @@ def decisions(layer: Layer, core) -> Space:
             space.blocks(layer, core),
             lambda tile_h: defaults.block(layer, tile_h, core),
             lambda tile_h, block: defaults.work(layer, tile_h, block),
-        ) | nest.vector_choice(layer, core)
+        ) | nest.core_choices(layer, core)
         return Space(found, lambda d: "")
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)
     choices = {name: Choice(those, default[name]) for name, those in candidates.items()}
     choices["apart"] = nest.apart_choice(core, ends=False)
-    choices |= space.loop_choice(layer, core) | nest.vector_choice(layer, core)
+    choices |= space.loop_choice(layer, core) | nest.core_choices(layer, core)
     return Space(choices, lambda d: space.refuse(layer, d, core))

@@ -43,7 +43,7 @@ def decisions(layer: Layer, core) -> Space:
             "lanes": Choice(tuple(lanes), lanes[-1]),
             "p_block": Choice(tuple(blocks), max(enough, default=1)),
             **(integer_constants.lookup_choice(layer, core) if dtypes.of(layer.dtype).integer else {}),
-            **nest.vector_choice(layer, core),
+            **nest.core_choices(layer, core),
         },
         lambda d: "",
     )
@@ -90,7 +90,8 @@ def _vector(layer: Layer, f: nest.Kernel, b, h, w, c, width: int) -> None:
         elif layer.op != "none":
             y = values.cast(second[nest.at(layer.input_layout, b, h, w, c + lane)], dtype)
             x = x + y if layer.op == "add" else x - y if layer.op == "sub" else values.alone(layer, x * y)
-        return values.activate(layer, x, dtype, slopes=lambda: f[SLOPES][c + lane])
+        quotient = f.decisions.get("quotient", "")
+        return values.activate(layer, x, dtype, slopes=lambda: f[SLOPES][c + lane], quotient=quotient)
 
     out = f["output"]
     if layer.input_layout == layer.output_layout == "NHWC":

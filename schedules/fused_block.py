@@ -272,7 +272,7 @@ def decisions(layer: Layer, core) -> Space:
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)
     choices = {name: Choice(those, default.get(name, those[0])) for name, those in candidates.items()}
     choices["apart"] = nest.apart_choice(core)
-    choices |= nest.vector_choice(layer, core)
+    choices |= nest.core_choices(layer, core)
     if dtypes.of(layer.dtype).integer:
         choices |= integer_constants.lookup_choice(layer, core)
     return Space(choices, lambda d: space.refuse(layer, d, core))

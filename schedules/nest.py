@@ -197,7 +197,7 @@ class Kernel:
     """A PrimFunc under construction: ``with Kernel(...) as k: ...`` and then ``k.prim_func``.
 
     ``arguments`` is a list as `arguments` returns it, the data first. ``decisions`` say how many lanes of the data a
-    vector has, see `vector_choice`.
+    vector has, see `core_choices`.
     """
 
     def __init__(self, arguments: Sequence[Argument], decisions: Decisions):
@@ -283,6 +283,7 @@ class Kernel:
                 lambda: second[(at_second or index)(lane)],
                 out.dtype,
                 lambda: slopes[index(lane)[channel]],
+                self.decisions.get("quotient", ""),
             )
 
         for first, count in pieces(width, lanes) if together else [(v, 1) for v in range(width)]:
@@ -295,12 +296,23 @@ class Kernel:
         return self.tensors.get(name)
 
 
-def vector_choice(layer: Layer, core) -> dict[str, Choice]:
-    """The number of lanes of the data in a vector, on cores whose vectors are longer or shorter than NEON's. It has one
-    candidate, and is a decision because a kernel is made from a layer and its decisions alone.
+def core_choices(layer: Layer, core) -> dict[str, Choice]:
+    """What a core decides for every kind of layer. Each has one candidate, and is a decision because a kernel is made
+    from a layer and its decisions alone.
+
+    ``vector``    the number of lanes of the data in a vector, if the core's are longer or shorter than NEON's
+    ``quotient``  ``steps``: sigmoids of float32 multiply by a reciprocal in steps (`values.reciprocal`), if the core
+                  takes longer for a division
     """
-    lanes = core.lanes(layer.input_dtype)
-    return {} if core.vector_bytes == VECTOR_BYTES else {"vector": Choice((lanes,), lanes)}
+    found = {}
+    if core.vector_bytes != VECTOR_BYTES:
+        lanes = core.lanes(layer.input_dtype)
+        found["vector"] = Choice((lanes,), lanes)
+    divides = core.model.get("classes", {}).get("fdiv_q", {}).get("busy", 0)
+    parts = layer.parts or (layer,)
+    if layer.dtype == "float32" and any(p.activation in values.DIVIDED for p in parts) and divides > values.STEPS:
+        found["quotient"] = Choice(("steps",), "steps")
+    return found
 
 
 def pieces(width: int, vector: int) -> list[tuple[int, int]]:

@@ -251,6 +251,6 @@ def decisions(layer: Layer, core) -> Space:
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)
     choices = {name: Choice(those, default.get(name, those[0])) for name, those in candidates.items()}
     choices["apart"] = nest.apart_choice(core)
-    choices |= space.loop_choice(layer, core) | nest.vector_choice(layer, core)
+    choices |= space.loop_choice(layer, core) | nest.core_choices(layer, core)
     choices |= integer_constants.lookup_choice(layer, core) if dtypes.of(layer.dtype).integer else {}
     return Space(choices, lambda d: space.refuse(layer, d, core))

@@ -51,7 +51,7 @@ def decisions(layer: Layer, core) -> Space:
             "lanes": Choice(tuple(lanes), max((v for v in few if v <= c_block), default=lanes[0])),
             "c_block": Choice(tuple(blocks), c_block),
             "unroll": Choice((1, 7), 1),
-            **nest.vector_choice(layer, core),
+            **nest.core_choices(layer, core),
         },
         lambda d: "",
     )
