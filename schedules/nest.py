@@ -297,20 +297,14 @@ class Kernel:
 
 
 def core_choices(layer: Layer, core) -> dict[str, Choice]:
-    """What a core decides for every kind of layer. Each has one candidate, and is a decision because a kernel is made
-    from a layer and its decisions alone.
-
-    ``vector``    the number of lanes of the data in a vector, if the core's are longer or shorter than NEON's
-    ``quotient``  ``steps``: sigmoids of float32 multiply by a reciprocal in steps (`values.reciprocal`), if the core
-                  takes longer for a division
+    """Decisions that follow from the core, with one candidate each, since a kernel is made from a layer and its
+    decisions alone: the lanes of a ``vector`` of the data, unless it is NEON's, and ``quotient``: ``steps`` where
+    `values.reciprocal` takes less time than a division.
     """
-    found = {}
-    if core.vector_bytes != VECTOR_BYTES:
-        lanes = core.lanes(layer.input_dtype)
-        found["vector"] = Choice((lanes,), lanes)
-    divides = core.model.get("classes", {}).get("fdiv_q", {}).get("busy", 0)
-    parts = layer.parts or (layer,)
-    if layer.dtype == "float32" and any(p.activation in values.DIVIDED for p in parts) and divides > values.STEPS:
+    lanes, classes = core.lanes(layer.input_dtype), core.model.get("classes", {})
+    found = {} if core.vector_bytes == VECTOR_BYTES else {"vector": Choice((lanes,), lanes)}
+    divided = any(part.activation in values.DIVIDED for part in layer.parts or (layer,)) and layer.dtype == "float32"
+    if divided and classes.get("fdiv_q", {}).get("busy", 0) > values.STEPS:
         found["quotient"] = Choice(("steps",), "steps")
     return found
 
