@@ -225,6 +225,46 @@ def test_two_inputs():
     assert_close(graph, model, X, -X)
 
 
+class Named(nn.Module):
+    """Inputs by name, in a dictionary, and beside constants; outputs in a dictionary; a parameter of two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.b.weight = self.a.weight
+
+    def forward(self, images, times, *, scale, mask=None):
+        y = self.b(self.a(images["left"])) * scale - images["right"].mul_(times)
+        return {"sum": y + scale, "none": mask}
+
+
+def test_inputs_of_any_form_are_verified(tmp_path):
+    images = {"right": X[:1].clone(), "left": X[1:]}
+    program = torch.export.export(Named().eval(), (images, 3), {"scale": torch.ones(3, 1, 1), "mask": None})
+    torch.export.save(program, tmp_path / "named.pt2")
+    build.build(ModelOptions(model=str(tmp_path / "named.pt2")), targets.load("host"), output=tmp_path / "out")
+    found = verify.verify(tmp_path / "out", board="local")
+    assert found.ok and [output.name for output in found.outputs] == ["sum"]
+
+
+def test_a_network_with_a_state_is_refused_by_the_state():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.zeros(1))
+
+        def forward(self, x):
+            self.count += 1
+            return x * self.count
+
+    with pytest.raises(TvmMobilenetError, match="each run changes count"):
+        frontend.from_torch(Counts(), X)
+    training = torch.export.export(small().train(), (X,))
+    with pytest.raises(TvmMobilenetError, match=r"each run changes 1\.running_mean") as told:
+        frontend.from_torch(training)
+    assert "model.eval()" in told.value.hint
+
+
 def test_sums_and_products_of_truth_values_become_logic():
     """LLVM has no arithmetic of them; PyTorch computes ``or`` and ``and``."""
 
@@ -258,6 +298,8 @@ def test_what_cannot_be_imported_is_refused(model, x, message):
         (lambda x: x + torch.rand_like(x), "rand_like.*draws random numbers"),
         (lambda x: x.topk(2, sorted=False)[0], "leaves the order"),
         (lambda x: set_(x, x > 0, x.flatten()[:700]), "which of them goes where depends on data"),
+        (lambda x: torch.cond(x.sum() > 0, lambda x: x * 2, lambda x: x + 1, (x,)), "what it runs depends on data"),
+        (lambda x: (x, x[:, :0]), "without values, .*leave it out"),
         (lambda x: x.mode(1)[0], "mode.*: no layer computes it"),
         (
             lambda x: torch.nn.functional.avg_pool2d(x, 3, 2, ceil_mode=True, divisor_override=5),

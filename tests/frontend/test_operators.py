@@ -442,6 +442,40 @@ def test_rare_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
     computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
 
 
+def test_sparse_constants_are_dense_ones(tmp_path):
+    """By places in all of a tensor, or in each dimension."""
+    values, flat = (
+        h.make_tensor("k", TensorProto.FLOAT, [2], [1.5, 2.5]),
+        h.make_tensor("i", TensorProto.INT64, [2], [1, 2]),
+    )
+    pairs = h.make_tensor("j", TensorProto.INT64, [2, 2], [0, 3, 7, 0])
+    nodes = [
+        h.make_node("Constant", [], ["s"], sparse_value=h.make_sparse_tensor(values, pairs, [8, 8])),
+        h.make_node("Add", ["x", "s"], ["z"]),
+        h.make_node("Mul", ["z", "k"], ["y"]),
+    ]
+    path = model_of(tmp_path / "net.onnx", *nodes)
+    model = onnx.load(path)
+    model.graph.sparse_initializer.append(h.make_sparse_tensor(values, flat, [3, 1, 1]))
+    onnx.save(model, path)
+    computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
+    flat.int64_data[0] = 3
+    model.graph.sparse_initializer[0].indices.CopyFrom(flat)
+    onnx.save(model, path)
+    with pytest.raises(TvmMobilenetError, match="k is sparse, and damaged"):
+        from_onnx(path)
+
+
+def test_a_fault_of_ours_is_not_called_one_of_the_file(tmp_path, monkeypatch):
+    def fault(model):
+        raise KeyError("ours")
+
+    monkeypatch.setattr("tvm_mobilenet.frontend.onnx_widened.widen", fault)
+    with pytest.raises(TvmMobilenetError, match=r"cannot be imported: .*ours") as told:
+        from_onnx(model_of(tmp_path / "net.onnx", h.make_node("Relu", ["x"], ["y"])))
+    assert "not a whole" not in str(told.value)
+
+
 def sub(name, *nodes, outputs=("a",)):
     return h.make_graph(list(nodes), name, [], [h.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs])
 

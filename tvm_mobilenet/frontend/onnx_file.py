@@ -16,12 +16,13 @@ from pathlib import Path
 
 import onnx
 import tvm
+from google.protobuf.message import DecodeError
 from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.reading import refusal
-from tvm_mobilenet.frontend import onnx_graphs, onnx_limits, onnx_opsets, onnx_quantized, onnx_widened
+from tvm_mobilenet.frontend import onnx_graphs, onnx_limits, onnx_opsets, onnx_quantized, onnx_sparse, onnx_widened
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, leave_out_unread, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
@@ -52,8 +53,8 @@ def from_onnx(
         control flow that depends on data; it lacks initialisers; or sizes are open, or differ from the given ones.
     """
     path = Path(path)
-    model = _load(path)
     try:
+        model = _load(path)
         model = onnx_opsets.converted(model, path)
         opset = _check(model, path)
         fix_inputs(model.graph, batch, size, layout, path)
@@ -160,11 +161,10 @@ def _load(path: Path) -> onnx.ModelProto:
     try:
         model = onnx_graphs.with_functions_inlined(onnx_limits.parsed(path), path)
         onnx_limits.check_graph(model, path)
+        onnx_sparse.densify(model, path)
         onnx.load_external_data_for_model(model, str(path.parent))
         onnx_widened.widen(model)
-    except TvmMobilenetError:
-        raise
-    except Exception as e:
+    except (DecodeError, OSError, onnx.checker.ValidationError) as e:
         external = "external data" in str(e) or "should be stored in" in str(e)
         raise TvmMobilenetError(
             f"{path}: not a whole ONNX file" + (f": {reason(e)}" if external or isinstance(e, OSError) else ""),
@@ -192,7 +192,7 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
             "export the model with standard ONNX operators only",
         )
     initialisers = {i.name for i in graph.initializer}
-    known = initialisers | {i.name for i in graph.input} | {s.values.name for s in graph.sparse_initializer} | {""}
+    known = initialisers | {i.name for i in graph.input} | {""}
     missing = []
     onnx_graphs.in_order(graph)
     for node in graph.node:

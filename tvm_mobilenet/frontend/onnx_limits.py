@@ -74,8 +74,6 @@ def check_graph(model: onnx.ModelProto, path: Path) -> None:
         count += len(graph.node)
         if count > limits.MOST_NODES:
             break
-        if graph.sparse_initializer or any(a.HasField("sparse_tensor") or a.sparse_tensors for a in _attributes(graph)):
-            raise TvmMobilenetError(f"{path}: it has sparse constants", "export the model with dense weights")
         texts = (
             n for n in graph.node if n.op_type == "Cast" and any(a.i == onnx.TensorProto.STRING for a in n.attribute)
         )
@@ -200,11 +198,6 @@ def _broadcast(shape: tuple[int, ...], wanted: np.ndarray) -> list[int]:
     length = max(len(shape), len(dims))
     padded = ([1] * (length - len(s)) + list(s) for s in (shape, dims))
     return [max(a, b) for a, b in zip(*padded, strict=True)]
-
-
-def _attributes(graph: onnx.GraphProto) -> Iterator[onnx.AttributeProto]:
-    for node in graph.node:
-        yield from node.attribute
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:

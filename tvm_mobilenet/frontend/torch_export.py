@@ -16,7 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend import core_operators, sizes, torch_widened
+from tvm_mobilenet.frontend import core_operators, sizes, torch_run, torch_widened
 from tvm_mobilenet.models.weights import check_dense
 
 _UNBOUNDED = 1 << 32  # PyTorch's infinity for integers is larger
@@ -99,8 +99,8 @@ def at_one_size(
     """The program at one size and in float32; it is exported again if dimensions are open, or values are of half
     precision.
     """
-    values = {node.name: node.meta["val"] for node in _inputs(program)}
-    values = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    every = {node.name: node.meta["val"] for node in _inputs(program)}
+    values = {name: value for name, value in every.items() if isinstance(value, torch.Tensor)}
     dims = {name: tuple(_dim(d, program.range_constraints) for d in value.shape) for name, value in values.items()}
     fixed = sizes.fix(
         [sizes.Input(name, shape, sizes.layout_of(shape, layout)) for name, shape in dims.items()], batch, size, path
@@ -113,7 +113,7 @@ def at_one_size(
             torch_widened.widened(torch.zeros(shape, dtype=value.dtype))
             for shape, value in zip(fixed, values.values(), strict=True)
         ]
-    args, kwargs = pytree.tree_unflatten(example, program.call_spec.in_spec)
+    args, kwargs = torch_run.unflattened(list(every.values()), example, program.call_spec.in_spec)
     try:
         return export(torch_widened.module(program), args, kwargs)
     except Exception as e:
@@ -160,6 +160,8 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
     """
     for node in _inputs(program):
         value = node.meta["val"]
+        if not isinstance(value, torch.Tensor):
+            continue
         shape = [int(d) if isinstance(d, int) else str(d) for d in value.shape]
         sizes.check_input(node.name, shape, str(value.dtype).removeprefix("torch."))
     _check_shapes(program)
@@ -194,8 +196,14 @@ def _decompositions() -> dict:
 def _outputs(program: torch.export.ExportedProgram) -> list[str]:
     """Names of the tensors that the program returns; of a program that returns none an error."""
     (output,) = program.graph.find_nodes(op="output")  # None and numbers beside tensors are not outputs
-    kind = torch.export.graph_signature.OutputKind.USER_OUTPUT
-    pairs = zip(output.args[0], program.graph_signature.output_specs, strict=True)
+    kinds = torch.export.graph_signature.OutputKind
+    kind, specs = kinds.USER_OUTPUT, program.graph_signature.output_specs
+    if changed := [spec.target for spec in specs if spec.kind is kinds.BUFFER_MUTATION]:
+        raise TvmMobilenetError(
+            f"each run changes {', '.join(changed[:3])}, which the next run reads",
+            "a network without a state is built; of batch norm, export the model in inference mode (model.eval())",
+        )
+    pairs = zip(output.args[0], specs, strict=True)
     outputs = [node.name for node, spec in pairs if isinstance(node, torch.fx.Node) and spec.kind is kind]
     if not outputs:
         raise TvmMobilenetError("the program returns no tensor", "export a model that returns its outputs")
@@ -239,7 +247,9 @@ def _input_data(program: torch.export.ExportedProgram) -> tuple[list[dict], dict
         value = nodes[name].meta.get("val") if name in nodes else None
         if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT:
             if not isinstance(value, torch.Tensor):
-                raise TvmMobilenetError(f"input {name!r} is not a tensor", "export a model that takes tensors")
+                if name in nodes and nodes[name].users:
+                    raise TvmMobilenetError(f"input {name!r} is not a tensor", "export a model that takes tensors")
+                continue  # a constant, which the export has put in its place
             inputs.append({"name": name, "values": _values(value)})
             continue
         tensor = stored.get(spec.target)

@@ -163,6 +163,10 @@ def _random(importer, own, node: torch.fx.Node) -> relax.Var:
     raise ValueError("it draws random numbers; export the model in inference mode (model.eval())")
 
 
+def _branches(importer, own, node: torch.fx.Node) -> relax.Var:
+    raise ValueError("what it runs depends on data; export the model without control flow")
+
+
 def _dropout(importer, own, node: torch.fx.Node):
     return _random(importer, own, node) if node.args[2] is not False else own(node)
 
@@ -249,6 +253,7 @@ _CONVERTERS = {
     "rrelu_with_noise_functional.default": _random_leaky,
     "var_mean.correction": _variance_and_mean,
     "native_dropout.default": _dropout,
+    **dict.fromkeys(("cond", "while_loop"), _branches),
     "max_pool2d_with_indices.default": _maxima,
     **dict.fromkeys(
         ("bernoulli.p", "rand.default", "rand_like.default", "randint.low", "randn.default", "randn_like.default"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
 VIEWS = {
     *("view", "reshape", "flatten", "squeeze", "unsqueeze", "permute", "transpose", "clone", "alias", "dropout"),
@@ -25,8 +25,27 @@ FUNCTIONS = {
 def outputs(module, inputs: list) -> list[list[np.ndarray]]:
     """The outputs of a module for each of the inputs, which are tuples of arrays."""
     with torch.no_grad():
-        found = [tree_leaves(module(*(torch.from_numpy(a) for a in x))) for x in inputs]
+        found = [tree_leaves(module(*args, **named)) for args, named in (_arguments(module, x) for x in inputs)]
     return [[t.numpy() for t in ys if isinstance(t, torch.Tensor)] for ys in found]
+
+
+def _arguments(module, arrays: tuple) -> tuple[tuple, dict]:
+    """The arguments of a module; an exported one may take them by name, in dictionaries, or beside constants. They are
+    copies, since a module may change its inputs.
+    """
+    tensors = [torch.tensor(a) for a in arrays]
+    info = getattr(getattr(getattr(module, "graph", None), "_codegen", None), "pytree_info", None)
+    if info is None or info.in_spec is None:
+        return tuple(tensors), {}
+    return unflattened(
+        [node.meta.get("val") for node in module.graph.find_nodes(op="placeholder")], tensors, info.in_spec
+    )
+
+
+def unflattened(values: list, tensors: list, spec) -> tuple[tuple, dict]:
+    """Arguments as a program takes them: tensors, in place of those among the values of its inputs."""
+    left = iter(tensors)
+    return tree_unflatten([next(left) if isinstance(v, torch.Tensor) else v for v in values], spec)
 
 
 def with_and_without_last(module, inputs: list) -> tuple[list, list, tuple[str, ...]]:
@@ -75,7 +94,7 @@ def whole_numbers(module, inputs: list) -> list[dict[str, np.ndarray]]:
     for x in inputs:
         recorder = _Recorder(module)
         with torch.no_grad():
-            recorder.run(*(torch.from_numpy(a) for a in x))
+            recorder.run(*map(torch.tensor, x))
         found.append({name: tensor.numpy() for name, tensor in recorder.read.items()})
     return found
 
