@@ -27,12 +27,10 @@ Where `x roofline` is above 1.5:
   little of them, so a layer that reaches all three takes up to three times its roofline. A pool loads each value for
   every window that covers it.
 - Clamps to any bounds, PReLU, leaky ReLU, and hard-sigmoid and hard-swish of any slope are in the epilogue of the layer
-  before them, as relu, sigmoid and silu are. The convolution of this list takes 1.9 times its roofline without any of
+  before them, as relu, sigmoid and silu are. The convolution of this list takes 1.3 times its roofline without any of
   them (`nothing`).
-- A transposed convolution writes its pixels side by side as channels and then copies them. These are more bytes than
-  the L2 of this core has.
-- A resize stores more than it loads. The kernel itself takes 100 k cycles for twice the size by nearest neighbour and
-  139 k for bilinear; the rest is the memory time of the lines that it writes.
+- A transposed convolution writes its pixels side by side as channels and then copies them, unless a pointwise
+  convolution follows, as in the 2 x 2 case. These are more bytes than the L2 of this core has.
 - A softmax evaluates an exponential for each value, which the roofline does not count.
 """
 KEPT, PAGE = ROOT / "benchmarks" / "data" / "operator_times.json", ROOT / "docs" / "results" / "operators.md"
@@ -44,9 +42,9 @@ HEAD = """# Cost of operators
 between two pointwise convolutions, on 64 channels of 28 x 28 values, with default decisions. `layers` names the code
 that computes it: schedules of this project in **bold**, `generic` loop nests of TVM's, `epilogue` if it is part of the
 convolution before it. `x roofline` is the cycles of all these layers over the minimum that multiply-adds, L2 and memory
-allow ([roofline](../guides/benchmark.md#profile)). For an epilogue both are those of the whole convolution; its cycles
-also depend on what earlier layers left in the caches. `before` is the cycles of the kernels of commit 1524bb8, with the
-convolution too where the operator is now in its epilogue.
+allow ([roofline](../guides/benchmark.md#profile)). For an epilogue and a fused block both are those of the whole
+kernel; its cycles also depend on what earlier layers left in the caches. `before` is the cycles of the kernels of
+commit 1524bb8, with the convolution too where the operator is now in its epilogue.
 
 | operator | layers | k cycles | x roofline | before |
 |---|---|---|---|---|
@@ -184,16 +182,17 @@ def predict(names: Sequence[str], target: str) -> dict[str, dict]:
         build.build(ModelOptions(model=str(path)), targets.load(target), output=Path(folder) / "out")
         layers = profile.profile(Path(folder) / "out").layers
     hertz = targets.load(target).clock_hz
-    # the last convolutions write the network's outputs, at the end
     begins = [i for i, one in enumerate(layers) if FIRST in one.layer]
-    ends = [*begins[1:], next(i for i, one in enumerate(layers) if LAST in one.layer)]
+    # the last convolutions write the outputs, at the end, or behind an operator whose pixels they read as these lie
+    ends = [*begins[1:], next(i for i, one in enumerate(layers) if LAST in one.layer and i > begins[-1])]
     found = {}
     for name, first, end in zip(names, begins, ends, strict=True):
-        alone = end - first > 1 and layers[first].kind == "conv"  # else it is in the first one's epilogue, or kernel
-        own = layers[first + alone : end]
+        between = [one for one in layers[first:end] if LAST not in one.layer]
+        alone = len(between) > 1 and layers[first].kind == "conv"  # else it is in the first one's epilogue, or kernel
+        own = between[alone:]
         made = [f"generic ({one.layer.split()[1]})" if one.kind == "generic" else f"**{one.kind}**" for one in own]
         found[name] = {
-            "layers": list(dict.fromkeys(made)) if end - first > 1 else ["epilogue"],
+            "layers": list(dict.fromkeys(made)) if len(between) > 1 or own[0].kind == "fused" else ["epilogue"],
             "names": [one.layer for one in own],
             "cycles": [round(one.seconds * hertz) for one in own],
             "roofline": [round(one.roofline.seconds * hertz) for one in own],
