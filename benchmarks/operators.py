@@ -44,8 +44,11 @@ float16 and int8 networks they stay in float32, between conversions. Generic lay
 
 These operators are refused, with an error that names them: `NonZero`, `NonMaxSuppression`, `Unique` (their shapes
 depend on data, or TVM computes them by calls of its own runtime), a `TopK` that leaves the order of its values open,
-recurrent layers, operators that draw random numbers, and `If`, `Loop` and `Scan`. An `If` whose condition follows from
-shapes is its branch. Files of opsets 7 to 10 are converted.
+operators that draw random numbers, and `If`, `Loop` and `Scan`. An `If` whose condition follows from shapes is its
+branch. `LSTM`, `GRU` and `RNN` are written out step by step. Files of opsets 7 to 10 are converted.
+
+An output may be a constant, such as anchors. Values that are read or written at positions (`GatherND`,
+`ScatterElements`, PyTorch's `index_put`) stay inside of the data: a position outside of it is moved to the nearest one.
 
 TFLite files (`--model net.tflite`) may have the following operators. They become the same layers as ONNX's operators of
 the same meaning (`tests/frontend/test_tflite_operators.py` compares them with LiteRT): @TFLITE@.

@@ -442,6 +442,56 @@ def test_rare_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
     computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
 
 
+def layers_of_sequences():
+    """Each kind of layer, way and state: nodes, constants and names of outputs."""
+    draw, nodes, constants, names = np.random.default_rng(0), [], [], []
+    cases = {
+        "lstm": ("LSTM", 4, {"direction": "bidirectional"}),
+        "gru": ("GRU", 3, {}),
+        "linear": ("GRU", 3, {"linear_before_reset": 1, "direction": "bidirectional"}),
+        "rnn": ("RNN", 1, {}),
+    }
+    for name, (kind, gates, how) in cases.items():
+        ways = 1 + (how.get("direction") == "bidirectional")
+        shapes = {"w": (ways, gates * 5, 8), "r": (ways, gates * 5, 5), "b": (ways, 2 * gates * 5), "h": (ways, 8, 5)}
+        constants += [(name + k, draw.standard_normal(s).astype(np.float32)) for k, s in shapes.items()]
+        inputs = ["sequence", *(name + k for k in "wrb"), "", *([name + "h"] if ways > 1 else [])]
+        outputs = [f"{name} {i}" for i in range(2 + (kind == "LSTM"))]
+        nodes.append(h.make_node(kind, inputs, outputs, hidden_size=5, **how))
+        names += outputs
+    return [h.make_node("Squeeze", ["x", "zero"], ["sequence"]), *nodes], [*constants, ("zero", np.array([0]))], names
+
+
+@pytest.mark.full
+def test_layers_of_sequences_are_written_out_and_verified(tmp_path):
+    nodes, constants, outputs = layers_of_sequences()
+    path = model_of(tmp_path / "net.onnx", *nodes, constants=constants, outputs=outputs)
+    build.build(ModelOptions(model=str(path)), targets.load("rpi4"), output=tmp_path / "out")
+    assert verify.verify(tmp_path / "out").ok
+    nodes[1].attribute.append(h.make_attribute("clip", 1.0))
+    with pytest.raises(TvmMobilenetError, match=r"LSTM at lstm 0, .*clip"):
+        passes.run(from_onnx(model_of(tmp_path / "net.onnx", *nodes, constants=constants, outputs=outputs)))
+
+
+def test_attention_of_opset_23_computes_what_onnx_runtime_does(tmp_path):
+    """With heads in a dimension of their own or side by side, shared keys, masks of numbers and of truths."""
+    cut = [("a", np.array([0])), ("b", np.array([1])), ("axis", np.array([1]))]
+    nodes = [
+        h.make_node("Slice", ["x", "a", "b", "axis"], ["one"]),
+        h.make_node("Reshape", ["x", "rows"], ["flat"]),
+        h.make_node("Attention", ["x", "one", "one", "mask"], ["shared"]),
+        h.make_node("Attention", ["x", "x", "x"], ["causal"], is_causal=1, scale=0.3),
+        h.make_node("Attention", ["flat", "flat", "flat", "truths"], ["side"], q_num_heads=3, kv_num_heads=3),
+    ]
+    constants = [*cut, ("rows", np.array([1, 8, 24])), ("mask", np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8))]
+    constants += [("truths", np.tri(8, dtype=bool))]
+    path = model_of(tmp_path / "net.onnx", *nodes, constants=constants, outputs=("shared", "causal", "side"))
+    model = onnx.load(path)
+    model.opset_import[0].version, model.ir_version = 23, 10
+    onnx.save(model, path)
+    computes_what_onnx_runtime_does(path, np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32))
+
+
 def test_sparse_constants_are_dense_ones(tmp_path):
     """By places in all of a tensor, or in each dimension."""
     values, flat = (

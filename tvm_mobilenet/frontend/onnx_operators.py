@@ -18,7 +18,7 @@ import tvm
 from tvm import relax
 
 from tvm_mobilenet.files import limits
-from tvm_mobilenet.frontend import nests, onnx_resizes, positions
+from tvm_mobilenet.frontend import nests, onnx_attention, onnx_recurrent, onnx_resizes, positions
 from tvm_mobilenet.frontend.onnx_arguments import array_of, text
 
 OUTPUTS = "number of outputs"
@@ -142,6 +142,10 @@ def _power(bb, inputs, attrs, otherwise):
     base, exponent = (x if str(x.ty.dtype) == wide else bb.emit(relax.op.astype(x, wide)) for x in inputs)
     made = otherwise(type(inputs)([base, exponent]))
     return made if wide == dtype else relax.op.astype(bb.emit(made), dtype)
+
+
+def _attention(bb, inputs, attrs, otherwise):
+    return onnx_attention.converted(bb, inputs, attrs, attrs[OUTPUTS])
 
 
 def _compress(bb, inputs, attrs, otherwise):
@@ -284,6 +288,7 @@ CONVERTERS: dict[str, Callable] = {
     "Min": _extreme(relax.op.minimum),
     "Max": _extreme(relax.op.maximum),
     "TopK": _top,
+    "Attention": _attention,
     "Compress": _compress,
     "EyeLike": _eye_like,
     "MaxPool": _max_pool,
@@ -303,4 +308,5 @@ CONVERTERS: dict[str, Callable] = {
     "LayerNormalization": _layer_norm,
     "ConvTranspose": _conv_transpose,
     "Resize": onnx_resizes.resize,
+    **onnx_recurrent.CONVERTERS,
 }
