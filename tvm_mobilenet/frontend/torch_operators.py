@@ -163,6 +163,10 @@ def _random(importer, own, node: torch.fx.Node) -> relax.Var:
     raise ValueError("it draws random numbers; export the model in inference mode (model.eval())")
 
 
+def _any(importer, own, node: torch.fx.Node) -> relax.Var:
+    return importer.block_builder.emit(relax.op.max(cast(importer, importer.env[node.args[0]], "bool")))
+
+
 def _branches(importer, own, node: torch.fx.Node) -> relax.Var:
     raise ValueError("what it runs depends on data; export the model without control flow")
 
@@ -253,6 +257,7 @@ _CONVERTERS = {
     "rrelu_with_noise_functional.default": _random_leaky,
     "var_mean.correction": _variance_and_mean,
     "native_dropout.default": _dropout,
+    "any.default": _any,
     **dict.fromkeys(("cond", "while_loop"), _branches),
     "max_pool2d_with_indices.default": _maxima,
     **dict.fromkeys(
