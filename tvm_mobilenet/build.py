@@ -23,6 +23,7 @@ from tvm_mobilenet.cli import accuracy_options, accurate_network, entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import lock, own_files
+from tvm_mobilenet.files.reading import NO_FILE
 from tvm_mobilenet.files.whole_file import folder_to_write, output_file
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Layers, Words
@@ -181,6 +182,10 @@ def build(
             network = load_network(model, watch)
             announce(network)
         compiled = pipeline.compile(network, target, log, watch)
+        if bundle is not None:
+            from tvm_mobilenet.bundle import pack
+
+            pack.check_ports(compiled.plan)
         ran: list = []
 
         def check(made) -> None:
@@ -195,11 +200,9 @@ def build(
 
             dump_kernels(watch, compiled, module, console.say)
         if bundle is not None:
-            from tvm_mobilenet.bundle.pack import make
-
             console.say(f"running the bundle's code for {bundle}")
             options_ = {"network": network, "target": target, "linker": linker, "embed_weights": embed_weights}
-            packed = make(folder, lowered=compiled.lowered, whole=not ran, **options_)
+            packed = pack.make(folder, lowered=compiled.lowered, whole=not ran, **options_)
             (packed if sign is None else packed.signed(sign)).write(bundle)
     return BuildResult(
         folder,
@@ -323,6 +326,8 @@ def _run(args: argparse.Namespace) -> int:
             )
     if args.sign is not None:
         require_key(args.sign)
+    if not args.log.exists() and str(args.log) != parser().get_default("log"):
+        raise TvmMobilenetError(f"--log {args.log}: {NO_FILE}", "leave it out to build with the tune log that ships")
     _refuse_mixing(args.dump, {"--output": output, "--bundle": args.bundle, "--log": args.log})
     wanted = packages.for_model(model) + packages.for_linking(args.linker)
     flag = ""

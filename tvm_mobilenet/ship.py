@@ -45,7 +45,8 @@ _HINTS = (
     (r"Read-only file system|Permission denied$", "choose a folder that can be written to"),
     (r"^signature: ", "the board finds the signer not allowed at this time: is its clock right?"),
     (r"Exec format error|cannot execute|not found$", "the board has another architecture: build with its --target"),
-    (r"Could not resolve|No route to host", "is the board on, and its name right?"),
+    (r"connect to host .*refused", "is sshd running there, and the port right?"),
+    (r"Could not resolve|connect to host", "is the board on, and its name right?"),
     (r"this CPU has no", "build for this board's own --target, or with --target arm"),
     (
         r"connection broke|closed by remote|Connection (reset|refused|timed out)|Broken pipe",
@@ -55,6 +56,7 @@ _HINTS = (
 )
 
 
+_UNREACHED = r"Could not resolve|connect to host"  # in ssh's words
 _COPY = re.compile(r"([\w.-]+@)?[\w.-]+:.*")  # an address in scp's form, such as pi@pi4:/srv, and no local folder
 
 
@@ -179,7 +181,8 @@ class Destination:
         out, words = done.out.strip(), done.words.strip()
         if done.code:
             what = "\n".join(filter(None, (out, words))) or f"exit code {done.code}"
-            what = f"connection lost: {what}" if done.code == _LOST and self.command else what
+            if done.code == _LOST and self.command:
+                what = f"{'no connection' if re.search(_UNREACHED, what) else 'connection lost'}: {what}"
             hint = next(
                 (h for pattern, h in _HINTS if re.search(pattern, what, re.MULTILINE)),
                 "`current` is unchanged: an older version, or none yet",

@@ -108,6 +108,12 @@ def test_a_failed_test_leaves_the_old_one(bundle, tmp_path):
     assert current(tmp_path).startswith("0001-") and len(list((tmp_path / "versions").iterdir())) == 1
 
 
+def test_a_board_of_another_kind_gets_no_folder(bundle, tmp_path):
+    broken = dataclasses.replace(bundle, files={**bundle.files, "mobilenet": b"\x7fELF of another machine"})
+    broken = changed(broken, "mobilenet", broken.files["mobilenet"])
+    assert not ship.ship(broken, local(tmp_path / "new")).ok and not list(tmp_path.iterdir())
+
+
 def test_over_ssh_to_several_boards_with_a_table(bundle, sshd, tmp_path, capsys):
     port, ssh = sshd
     bundle.write(tmp_path / "b.tar.gz")
@@ -119,6 +125,7 @@ def test_over_ssh_to_several_boards_with_a_table(bundle, sshd, tmp_path, capsys)
     boards = json.loads(capsys.readouterr().out)
     assert ["passed" in board["selftest"] for board in boards] == [not board["error"] for board in boards]
     assert [bool(board["version"]) for board in boards] == [True, True, False]
+    assert "no connection: " in boards[2]["error"]
     schemas.require("ship", boards, "0", "2")
     assert current(tmp_path / "a").startswith("0002-")
 

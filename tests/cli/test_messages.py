@@ -77,6 +77,14 @@ def files(tmp_path_factory):
     odd = onnx.load(whole)
     odd.graph.input[0].type.CopyFrom(onnx.helper.make_sequence_type_proto(odd.graph.input[0].type))
     onnx.save(odd, folder / "sequence.onnx")
+    (folder / "page.onnx").write_text("\n<!DOCTYPE html><title>404</title>")
+    (folder / "tflite.onnx").write_bytes(b"\x1c\0\0\0TFL3" + bytes(64))
+    (folder / "program.onnx").write_bytes(program)
+    constant = onnx.helper.make_node("Constant", [], ["y"], value_floats=[1.0, 2.0])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2])
+    graph = onnx.helper.make_graph([constant], "g", [], [y])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), folder / "constant.onnx")
     np.save(folder / "objects.npy", np.array([{}, None], dtype=object), allow_pickle=True)
     np.save(folder / "nan.npy", np.full((1, 3, 224, 224), np.nan, np.float32))
     np.save(folder / "small.npy", np.zeros((3, 8, 8), np.float32))
@@ -121,6 +129,10 @@ MODELS = {
     "empty.pt2": "is empty",
     "text.onnx": "not a whole ONNX file",
     "text.pt2": "not a saved ExportedProgram.*not a zip",
+    "page.onnx": "is a page of HTML or XML, not what its name says.*download",
+    "tflite.onnx": "is a TFLite file, not what its name says.*rename it to .tflite",
+    "program.onnx": "is a zip archive.*rename it to .pt2",
+    "constant.onnx": "the network has no input",
     "cut.onnx": "not a whole ONNX file.*truncated",
     "cut.pt2": "not a saved ExportedProgram.*truncated",
     "zip.pt2": "not a saved ExportedProgram.*archive",

@@ -66,10 +66,10 @@ def test_a_graphs_dtype_reaches_the_plan(dtype, size, monkeypatch):
     assert made.parameters_bytes == len(constants)
     largest = 8 * 8 * 256 * size
     assert 2 * largest <= made.arena_bytes < 4 * largest
-    pack._check_ports(made)
+    pack.check_ports(made)
     (name, port), *_ = made.inputs
     with pytest.raises(TvmMobilenetError, match="input 'x' is int64, a bundle's are float32, float16"):
-        pack._check_ports(replace(made, inputs=((name, replace(port, dtype="int64")),)))
+        pack.check_ports(replace(made, inputs=((name, replace(port, dtype="int64")),)))
 
 
 def test_files_of_other_engines_are_of_float32_alone():

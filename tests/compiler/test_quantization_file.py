@@ -173,6 +173,18 @@ def test_arrays_become_inputs(network, tmp_path):
     assert own.precision.images == "3 inputs of 1 array files of --calibrate" != network.precision.images
 
 
+def test_arrays_that_are_no_inputs_are_refused_or_told(network, tmp_path):
+    path, image = tmp_path / "x.npy", network.inputs(1)[0][0]
+    np.save(path, np.zeros_like(image))
+    with pytest.raises(TvmMobilenetError, match=rf"--calibrate {path}: every value of x is 0"):
+        calibration_inputs.given_inputs(network, [str(path)])
+    np.save(path, (image + 1) * 128)
+    with pytest.warns(
+        UserWarning, match=r"holds numbers from .* to 2\d\d.*; images have -1 to 1 when they are normalised"
+    ):
+        calibration_inputs.given_inputs(network, [str(path)])
+
+
 def test_a_folder_stands_for_all_below_it(network, tmp_path, monkeypatch):
     """ImageNet has a folder for each class: all take part, though not all images, and the next build takes the same."""
     photograph = sample_images()[0]
@@ -230,7 +242,10 @@ def test_networks_of_several_inputs_take_arrays_by_name(network, tmp_path):
     )
     assert two.image is None
     path = tmp_path / "two.npz"
-    np.savez(path, a=np.ones((5, 8)), b=np.ones((5, 4)))
+    np.savez(path, a=np.ones((5, 8)), b=np.zeros((5, 4)))
+    with pytest.raises(TvmMobilenetError, match="every value of a is 1, and of b 0"):
+        calibration_inputs.given_inputs(two, [str(path)])
+    np.savez(path, a=np.ones((5, 8)), b=np.arange(20.0).reshape(5, 4))
     found, _ = calibration_inputs.given_inputs(two, [str(path)])
     assert [x.shape for x in found[0]] == [(1, 8), (1, 4)] and len(found) == 5 and found[0][0].dtype == np.float32
     for arrays, words in (

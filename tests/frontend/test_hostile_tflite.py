@@ -159,7 +159,7 @@ def test_a_vector_that_says_it_is_long_costs_nothing(field, tmp_path):
 def test_what_is_no_tflite_file_is_told_so(content, tmp_path):
     path = tmp_path / "net.tflite"
     path.write_bytes(content)
-    refused(path, "empty|not a whole TFLite file")
+    refused(path, "empty|not a whole TFLite file|is a zip archive")
 
 
 def test_an_operator_that_lacks_its_operands_is_refused(tmp_path):

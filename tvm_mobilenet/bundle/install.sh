@@ -27,6 +27,8 @@ abandoned() {
     [ "$code" -lt 2 ] || [ "$(process "${2%%.*}")" = "$2" ] || rm -rf -- "$1"
 }
 
+there=yes
+[ -d "$1" ] || there=
 mkdir -p "$1/versions"
 cd "$1/versions"
 for old in .new-*; do
@@ -40,10 +42,11 @@ for old in [0-9]*-*/.not-yet; do # numbered, and killed before it became current
     if [ "$now" = "versions/${old%/*}" ]; then rm -f "$old"; else abandoned "${old%/*}" "$(cat "$old")"; fi
 done
 
-# A version that did not become current is removed.
+# A version that did not become current is removed, and so is a folder that was made for it.
 undo() {
     rm -f "$1/.current-$name"
     case $new in .new-?* | [0-9]*-?*) rm -rf "$1/versions/$new" ;; esac # never all of them, where a name is missing
+    [ -n "$there" ] || rmdir -- "$1/versions" "$1" 2>/dev/null || true
 }
 name=
 new=.new-none

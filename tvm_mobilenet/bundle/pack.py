@@ -168,7 +168,7 @@ def _of(
     from tvm_mobilenet.compiler import module as built
 
     plan, weights = module.plan, np.asarray(module.parameters()).tobytes()
-    _check_ports(plan)
+    check_ports(plan)
     checked = _checked(module, network, target, samples, whole)
     batch, (tolerance, expected) = checked.inputs, _expected(network, checked)
     units = [float(f"{o.unit:.3g}") for o in checked.outputs]  # rounded, so that every CPU gives the same
@@ -297,7 +297,7 @@ def _version() -> str:
     return __version__
 
 
-def _check_ports(plan) -> None:
+def check_ports(plan) -> None:
     """Refuse inputs and outputs that the C runtime does not support."""
     for side, ports in (("input", plan.inputs), ("output", plan.outputs)):
         for name, tensor in ports:

@@ -197,8 +197,18 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def output_folder(args: argparse.Namespace, model: ModelOptions, target) -> Path:
-    """The folder of a built module."""
-    return args.output or OUTPUT / f"{model.slug}-{target.name}"
+    """The folder of a built module.
+
+    Raises
+    ------
+    TvmMobilenetError
+        A build would replace a file there that is not of a build.
+    """
+    from tvm_mobilenet.compiler.module import refuse_others_files
+
+    folder = args.output or OUTPUT / f"{model.slug}-{target.name}"
+    refuse_others_files(folder)
+    return folder
 
 
 def load_target(args: argparse.Namespace):

@@ -11,6 +11,7 @@ that all classes take part and the next build takes the same.
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,13 @@ def given_inputs(network, paths: Sequence[str]) -> tuple[list[tuple[np.ndarray, 
             )
         else:
             found += _batched(network, load_image(path, network.image.preprocess))
+    ends = [(min(x.min() for x in column), max(x.max() for x in column)) for column in zip(*found, strict=True)]
+    if all(least == largest for least, largest in ends):
+        words = (f"of {port.name} {'is ' * (not n)}{ends[n][0]:g}" for n, port in enumerate(network.signature.inputs))
+        raise TvmMobilenetError(
+            f"--calibrate {' '.join(paths)}: every value {', and '.join(words)}",
+            "give inputs such as the network will see: the ranges of its values are taken from them",
+        )
     arrays = sum(path.suffix.lower() in ARRAYS for path in taken)
     images = len(taken) - arrays
     told = [f"{images} image{'s' * (images > 1)}"] if images else []
@@ -149,11 +157,24 @@ def _images(network, array: np.ndarray, where: str) -> list[tuple[np.ndarray, ..
             made = [preprocess.normalise(preprocess.pixels(one) / 255.0) for one in colours]
             return _batched(network, np.concatenate(made))
     elif images.ndim == 4 and images.shape[1:] == shape and len(images):
+        _warn_of_pixels(images, preprocess.bounds, where)
         return _batched(network, np.ascontiguousarray(images, np.float32))
     raise TvmMobilenetError(
         f"{where} holds {array.dtype} {array.shape}, the network takes float32 (N, {', '.join(map(str, shape))})",
         "save inputs of that shape, or images of bytes: (N, height, width, 3) uint8",
     )
+
+
+def _warn_of_pixels(images: np.ndarray, bounds: tuple[float, float], where: str) -> None:
+    """Warn of images whose numbers lie a span or more outside of those that preprocessing makes, such as 0 to 255."""
+    least, largest = float(images.min()), float(images.max())
+    span = bounds[1] - bounds[0]
+    if least <= bounds[0] - span or largest >= bounds[1] + span:
+        warnings.warn(
+            f"{where} holds numbers from {least:g} to {largest:g}; images have {bounds[0]:.3g} to {bounds[1]:.3g} when "
+            "they are normalised. Bytes are normalised here: (N, height, width, 3) uint8",
+            stacklevel=2,
+        )
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -32,6 +32,12 @@ _OTHERS = {  # kinds of file that cannot be read yet, and the way to convert eac
     ".zip": ("an archive", "unpack it and give the .onnx, .tflite or .pt2 file"),
     ".py": ("a Python program", "say what makes the model in it: --model FILE.py:FUNCTION, which runs it"),
 }
+_HEADS = (  # kinds of file with the place and the content of their first bytes, and their suffixes
+    ("a TFLite file", 4, b"TFL3", (".tflite",)),
+    ("a zip archive, as torch.export.save writes them", 0, b"PK\x03\x04", (".pt2",)),
+    ("a Keras file of HDF5", 0, b"\x89HDF\r\n", (".h5",)),
+    ("an archive of gzip", 0, b"\x1f\x8b", (".gz",)),
+)
 _SAVE = "torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')"
 
 
@@ -65,6 +71,10 @@ def kind_of(path: str | Path, flag: str = "") -> str:
         raise TvmMobilenetError(f"{name}: {why}", hint)
     if suffix in FILES:
         readable(path, flag)
+        what, own = _content(path)
+        if what and suffix not in own:
+            hint = f"rename it to {own[0]}" if own else "download or export the model again"
+            raise TvmMobilenetError(f"{name} is {what}, not what its name says", hint)
         return FILES[suffix]
     if suffix in _WEIGHTS and _is_torchscript(path):
         raise TvmMobilenetError(f"{name} holds a TorchScript program, which cannot be read", f"save the model: {_SAVE}")
@@ -83,6 +93,20 @@ def kind_of(path: str | Path, flag: str = "") -> str:
         f"{name}: cannot tell what kind of model {suffix or 'a file without a suffix'} is",
         "give an .onnx, .tflite or .pt2 file" + _guess(path),
     )
+
+
+def _content(path: Path) -> tuple[str, tuple[str, ...]]:
+    """What a file's first bytes say that it is, with the suffixes of that kind; ``("", ())`` if they do not say it, as
+    in an ONNX file.
+    """
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        head = file.read(512)
+        for kind, at, first, own in _HEADS:
+            if head[at : at + len(first)] == first:
+                return kind, own
+        if head.lstrip()[:1] == b"<":
+            return "a page of HTML or XML", ()
+    return "", ()
 
 
 def readable(path: Path, flag: str = "") -> None:

@@ -72,8 +72,10 @@ class ChannelsLast:
         Raises
         ------
         TvmMobilenetError
-            Some operators have no layer; the message names each with its place and shapes.
+            Some operators have no layer; the message names each with its place and shapes. Or there is no input.
         """
+        if not self.main.params:
+            raise TvmMobilenetError("the network has no input", "give a model whose outputs depend on something")
         inputs = []
         for i, param in enumerate(self.main.params):
             shape = static_shape(param, f"input {param.name}")
