@@ -313,7 +313,7 @@ def dtypes(text: str) -> tuple[str, ...]:
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """An argparse type: as ``numbers``, from one."""
+    """An argparse type: whole numbers above zero with commas, none twice."""
     found = numbers(text)
     if min(found) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: at least one is needed")
@@ -350,7 +350,7 @@ def channel_values(text: str) -> tuple[float, ...]:
 
 
 def deviations(text: str) -> tuple[float, ...]:
-    """An argparse type: as ``channel_values``, above 0."""
+    """An argparse type: one number above 0 for all channels, or three with commas."""
     values = channel_values(text)
     if min(values) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r}: pixels are divided by it, it must be above 0")
