@@ -50,7 +50,6 @@ def folders(model, tmp_path_factory) -> tuple[Path, Path]:
     """What ``build --dump`` wrote for the Raspberry Pi 4: the dump and the build."""
     root = tmp_path_factory.mktemp("dump")
     dump, output = root / "phases", root / "out"
-    (root / "log.jsonl").touch()
     flags = ["--model", model, "--target", "rpi4", "--output", str(output), "--log", str(root / "log.jsonl")]
     assert build.main([*flags, "--dump", str(dump)]) == 0
     return dump, output
@@ -169,7 +168,6 @@ def test_assembly_names_the_fmla_loop_and_what_bounds_it(folders):
 
 @pytest.mark.full
 def test_without_a_cost_model_there_is_the_assembly_and_the_reason(tmp_path, model):
-    (tmp_path / "log.jsonl").touch()
     flags = [
         "--model",
         model,

@@ -173,10 +173,10 @@ def test_arrays_become_inputs(network, tmp_path):
     assert own.precision.images == "3 inputs of 1 array files of --calibrate" != network.precision.images
 
 
-def test_arrays_that_are_no_inputs_are_refused_or_told(network, tmp_path):
+def test_arrays_that_are_hardly_inputs_are_told(network, tmp_path):
     path, image = tmp_path / "x.npy", network.inputs(1)[0][0]
     np.save(path, np.zeros_like(image))
-    with pytest.raises(TvmMobilenetError, match=rf"--calibrate {path}: every value of x is 0"):
+    with pytest.warns(UserWarning, match=rf"--calibrate {path}: every value of x is 0"):
         calibration_inputs.given_inputs(network, [str(path)])
     np.save(path, (image + 1) * 128)
     with pytest.warns(
@@ -243,7 +243,7 @@ def test_networks_of_several_inputs_take_arrays_by_name(network, tmp_path):
     assert two.image is None
     path = tmp_path / "two.npz"
     np.savez(path, a=np.ones((5, 8)), b=np.zeros((5, 4)))
-    with pytest.raises(TvmMobilenetError, match="every value of a is 1, and of b 0"):
+    with pytest.warns(UserWarning, match="every value of a is 1, and of b 0"):
         calibration_inputs.given_inputs(two, [str(path)])
     np.savez(path, a=np.ones((5, 8)), b=np.arange(20.0).reshape(5, 4))
     found, _ = calibration_inputs.given_inputs(two, [str(path)])

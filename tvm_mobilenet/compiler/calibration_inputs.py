@@ -53,11 +53,12 @@ def given_inputs(network, paths: Sequence[str]) -> tuple[list[tuple[np.ndarray, 
         else:
             found += _batched(network, load_image(path, network.image.preprocess))
     ends = [(min(x.min() for x in column), max(x.max() for x in column)) for column in zip(*found, strict=True)]
-    if all(least == largest for least, largest in ends):
+    if ends and all(least == largest for least, largest in ends):
         words = (f"of {port.name} {'is ' * (not n)}{ends[n][0]:g}" for n, port in enumerate(network.signature.inputs))
-        raise TvmMobilenetError(
-            f"--calibrate {' '.join(paths)}: every value {', and '.join(words)}",
-            "give inputs such as the network will see: the ranges of its values are taken from them",
+        warnings.warn(
+            f"--calibrate {' '.join(paths)}: every value {', and '.join(words)}; give inputs such as the network "
+            "will see, since the ranges of its values are taken from them",
+            stacklevel=2,
         )
     arrays = sum(path.suffix.lower() in ARRAYS for path in taken)
     images = len(taken) - arrays
