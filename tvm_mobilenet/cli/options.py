@@ -204,7 +204,7 @@ def output_folder(args: argparse.Namespace, model: ModelOptions, target) -> Path
     TvmMobilenetError
         A build would replace a file there that is not of a build.
     """
-    from tvm_mobilenet.compiler.module import refuse_others_files
+    from tvm_mobilenet.compiler.build_identity import refuse_others_files
 
     folder = args.output or OUTPUT / f"{model.slug}-{target.name}"
     refuse_others_files(folder)

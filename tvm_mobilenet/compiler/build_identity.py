@@ -25,6 +25,24 @@ _SHOWN = 12  # digits of the identity in messages
 _PLACES = ("calibrate", "quantization", "trust_file", "files")  # options with paths of files
 
 
+def refuse_others_files(folder: Path) -> None:
+    """Refuse a folder in which a build would replace somebody else's file. A damaged build may be replaced.
+
+    Raises
+    ------
+    TvmMobilenetError
+        Its ``plan.json`` is of no build.
+    """
+    try:
+        text = (folder / PLAN).read_bytes()
+    except OSError:  # there is none, or writing the folder says why
+        return
+    if not all(f'"{field}"'.encode() in text for field in ("layers", "plan", "steps")):
+        raise TvmMobilenetError(
+            f"--output {folder}: the {PLAN} there would be replaced, and it is none of a build", "choose another folder"
+        )
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as f:

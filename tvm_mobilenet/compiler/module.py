@@ -235,24 +235,6 @@ def read(folder: str | Path) -> BuiltModule:
     return BuiltModule(folder, plan, layers, info, data.get("target"), tuple(files), data.get("build"))
 
 
-def refuse_others_files(folder: Path) -> None:
-    """Refuse a folder in which a build would replace somebody else's file. A damaged build may be replaced.
-
-    Raises
-    ------
-    TvmMobilenetError
-        Its ``plan.json`` is of no build.
-    """
-    try:
-        text = (folder / PLAN).read_bytes()
-    except OSError:  # there is none, or writing the folder says why
-        return
-    if not all(f'"{field}"'.encode() in text for field in ("layers", "plan", "steps")):
-        raise TvmMobilenetError(
-            f"--output {folder}: the {PLAN} there would be replaced, and it is none of a build", "choose another folder"
-        )
-
-
 def _is_still(folder: Path, text: str) -> bool:
     try:
         return reading.text(folder / PLAN) == text
