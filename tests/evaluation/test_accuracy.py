@@ -188,14 +188,15 @@ def test_a_build_that_is_not_accurate_enough_is_refused(data, tmp_path, capsys):
     """Exit code 5, and what stood there stays as it was; one that is accurate enough says how accurate."""
     output, bundle, dump = (tmp_path / name for name in ("out", "bundle", "dump"))
     output.mkdir()
-    (output / "plan.json").write_text("an earlier build")
+    earlier = '{"plan": {"steps": []}, "layers": []}'
+    (output / "plan.json").write_text(earlier)
     given = ["--model", modules.tiny_options().model, "--target", "host", "--output", str(output)]
     given += ["--data", str(data[0]), "--json", "--min-accuracy"]
     assert build.main([*given, "76%", "--bundle", str(bundle), "--dump", str(dump)]) == 5
     said = capsys.readouterr().err
     assert "75.00% (9 of 12" in said and "asks for 76.00%" in said and "nothing was built" in said
     assert [p.name for p in output.iterdir()] == ["plan.json"] and not bundle.exists() and not dump.exists()
-    assert (output / "plan.json").read_text() == "an earlier build"
+    assert (output / "plan.json").read_text() == earlier
     assert build.main([*given, "0.75"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"]["top1"]["count"] == 9
     assert built.read(output).info["model"]["model"] == modules.tiny_options().model

@@ -28,6 +28,7 @@ from tvm_mobilenet.runtime.mobilenet_pictures import stored_array
 ARRAYS = (".npy", ".npz")
 IMAGES = tuple(suffix for suffix in SUFFIXES if suffix not in ARRAYS)
 SAMPLE = 128  # each takes about as long as some runs in float32, layer by layer
+FAR = 10  # spans of an image's numbers beyond which an array hardly holds normalised images
 MOST_BYTES = 1 << 32  # limit of the arrays in one file
 
 
@@ -167,9 +168,9 @@ def _images(network, array: np.ndarray, where: str) -> list[tuple[np.ndarray, ..
 
 
 def _warn_of_pixels(images: np.ndarray, bounds: tuple[float, float], where: str) -> None:
-    """Warn of images whose numbers lie a span or more outside of those that preprocessing makes, such as 0 to 255."""
+    """Warn of images whose numbers lie far outside of those that preprocessing makes, such as 0 to 255."""
     least, largest = float(images.min()), float(images.max())
-    span = bounds[1] - bounds[0]
+    span = FAR * (bounds[1] - bounds[0])
     if least <= bounds[0] - span or largest >= bounds[1] + span:
         warnings.warn(
             f"{where} holds numbers from {least:g} to {largest:g}; images have {bounds[0]:.3g} to {bounds[1]:.3g} when "
