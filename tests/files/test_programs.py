@@ -29,13 +29,13 @@ def test_a_program_is_run_to_its_end_with_its_input_and_both_outputs():
 
 @pytest.mark.parametrize("stream", ["1", "2"])
 def test_what_prints_without_end_is_ended(stream):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with peak_below(100 << 20), pytest.raises(programs.TooMuch):
         programs.run(["sh", "-c", f"exec cat /dev/zero >&{stream}"], seconds=60)
-    for thread in threading.enumerate():
-        if thread.daemon and thread is not threading.current_thread():
-            thread.join(0.5)
-    assert threading.active_count() <= before + 1
+    started = set(threading.enumerate()) - before
+    for thread in started:
+        thread.join(0.5)
+    assert sum(thread.is_alive() for thread in started) <= 1
 
 
 @pytest.mark.parametrize("printed", ["cat /dev/zero >&2", "yes LOOK READY no -"])
