@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from tvm_mobilenet.cli import accuracy_options, accurate_network, entry, options
 from tvm_mobilenet.cli.flags import refuse
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import lock, own_files
-from tvm_mobilenet.files.reading import NO_FILE
 from tvm_mobilenet.files.whole_file import folder_to_write, output_file
 from tvm_mobilenet.terminal import console
 from tvm_mobilenet.terminal.table import Layers, Words
@@ -327,8 +325,6 @@ def _run(args: argparse.Namespace) -> int:
             )
     if args.sign is not None:
         require_key(args.sign)
-    if not args.log.exists() and str(args.log) != parser().get_default("log"):
-        warnings.warn(f"--log {args.log}: {NO_FILE}; the tune log that ships decides", stacklevel=2)
     _refuse_mixing(args.dump, {"--output": output, "--bundle": args.bundle, "--log": args.log})
     wanted = packages.for_model(model) + packages.for_linking(args.linker)
     flag = ""
@@ -348,7 +344,7 @@ def _run(args: argparse.Namespace) -> int:
     result = build(
         model,
         target,
-        log=args.log,
+        log=options.log_to_read(args),
         output=output,
         linker=args.linker,
         network=network,

@@ -22,7 +22,7 @@ def doctor(
     target,
     *,
     board: str | None = None,
-    log: Path = options.OUTPUT / "tune_log.jsonl",
+    log: Path = options.LOG,
     linker: str | None = None,
     show=lambda name: None,
     debug: bool = False,
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "--log",
         type=journal_file,
         metavar="FILE",
-        default=str(options.OUTPUT / "tune_log.jsonl"),
+        default=str(options.LOG),
         help="your tune log (default: %(default)s)",
     )
     new.add_argument(

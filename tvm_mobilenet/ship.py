@@ -40,13 +40,14 @@ _LOST = 255  # ssh's own exit code
 _INSTALL, _ROLLBACK = "install.sh", "rollback.sh"  # scripts that the board's shell runs
 _TESTED, _GO = b"tested", b"switch\n"  # install.sh writes the first, then waits for the second
 _SIGNED = "signature checked"
+_UNREACHED = r"Could not resolve|connect to host"  # in ssh's words
 _HINTS = (
     (r"No space left", "free some space there, or ship with a smaller --keep"),
     (r"Read-only file system|Permission denied$", "choose a folder that can be written to"),
     (r"^signature: ", "the board finds the signer not allowed at this time: is its clock right?"),
     (r"Exec format error|cannot execute|not found$", "the board has another architecture: build with its --target"),
     (r"connect to host .*refused", "is sshd running there, and the port right?"),
-    (r"Could not resolve|connect to host", "is the board on, and its name right?"),
+    (_UNREACHED, "is the board on, and its name right?"),
     (r"this CPU has no", "build for this board's own --target, or with --target arm"),
     (
         r"connection broke|closed by remote|Connection (reset|refused|timed out)|Broken pipe",
@@ -56,7 +57,6 @@ _HINTS = (
 )
 
 
-_UNREACHED = r"Could not resolve|connect to host"  # in ssh's words
 _COPY = re.compile(r"([\w.-]+@)?[\w.-]+:.*")  # an address in scp's form, such as pi@pi4:/srv, and no local folder
 
 

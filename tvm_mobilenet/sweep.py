@@ -275,7 +275,8 @@ def needs(board: str, linker: str | None, builds: bool, workers: str = "", html:
 
 def _run(args: argparse.Namespace) -> int:
     refuse_for_sweep(args)
-    how = dict(estimates=args.estimates, log=args.log, workers=args.workers, linker=args.linker, debug=args.debug)
+    log = options.log_to_read(args)
+    how = dict(estimates=args.estimates, log=log, workers=args.workers, linker=args.linker, debug=args.debug)
     found = None
     if args.theory:
         from tvm_mobilenet.survey import theory
@@ -295,8 +296,7 @@ def _run(args: argparse.Namespace) -> int:
         budget.numbers("--resolutions", args.resolutions, int),
         args.dtype,
     )
-    target = options.load_target(args)
-    if target is None:
+    if (target := options.load_target(args)) is None:
         return 0
     for dtype in args.dtype:
         targets.require(target, dtype)

@@ -34,7 +34,7 @@ def tune(
     target,
     *,
     board: str = "virtual",
-    log: Path = options.OUTPUT / "tune_log.jsonl",
+    log: Path = options.LOG,
     output: Path | None = None,
     trials: int = TRIALS,
     time_limit: float = TIME_LIMIT,

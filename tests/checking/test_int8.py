@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tvm_mobilenet.schedules import integer_products
 
 from tests.support.planting import Copy, instructions, some, with_executed
 from tvm_mobilenet import build, targets, verify
@@ -213,6 +214,7 @@ def test_an_int16_holds_products_of_channels_eight_apart_too(name, apart, group)
     """Weights of -128 in a file: a kernel that sums channels 0 and 8 of a tap would overflow. With 24 channels none
     does.
     """
+    assert apart == whole_weights.APART == integer_products.EIGHT, "the lanes of an int16 product of the kernels"
     weights = np.zeros((4, 24 if "x24" in name else 32, 3, 3))
     weights[1, [3, 3 + apart], 2, 1] = -128
     layer = Layer.parse(name).replace(group=2)

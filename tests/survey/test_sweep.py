@@ -161,8 +161,10 @@ def test_what_was_estimated_is_not_run_again(estimated, monkeypatch, capsys):
     again = estimating.estimate_networks([SMALL], RPI4, estimates=estimates, workers=1)
     assert again == [found] and estimates.read_bytes() == before
     words = ["--target", "rpi4", "--alphas", "0.25", "--resolutions", "32", "--estimates", str(estimates), "--json"]
-    assert sweep.main(words) == 0
-    schemas.require("sweep", json.loads(capsys.readouterr().out), "", "networks.0")
+    assert sweep.main([*words, "--log", "missing.jsonl"]) == 0
+    shown = capsys.readouterr()
+    schemas.require("sweep", json.loads(shown.out), "", "networks.0")
+    assert "--log missing.jsonl: no such file" in shown.err
 
 
 class Pool:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import warnings
 from pathlib import Path
 
 from tvm_mobilenet import packages
 from tvm_mobilenet.cli.precision_options import add_precision_options
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files.reading import NO_FILE
 from tvm_mobilenet.files.whole_file import folder_to_write, journal_file
 from tvm_mobilenet.models.options import DTYPES, MOST_SEED, ModelOptions
 from tvm_mobilenet.models.registry import short_names
 
 OUTPUT = Path("out")  # default folder of the verbs' files
+LOG = OUTPUT / "tune_log.jsonl"
 BOARDS = (
     "virtual, local, rpc://host:port, tracker://host:port/key, ssh://user@host "
     "(default: local for this machine, else virtual)"
@@ -190,10 +193,17 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         "--log",
         type=journal_file,
         metavar="FILE",
-        default=str(OUTPUT / "tune_log.jsonl"),
+        default=str(LOG),
         help="your tune log, which takes precedence over the one that ships (default: %(default)s)",
     )
     group.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def log_to_read(args: argparse.Namespace) -> Path:
+    """The user's tune log, for verbs that only read it; a warning if it is named and does not exist."""
+    if args.log != LOG and not args.log.exists():
+        warnings.warn(f"--log {args.log}: {NO_FILE}; the tune log that ships decides", stacklevel=2)
+    return args.log
 
 
 def output_folder(args: argparse.Namespace, model: ModelOptions, target) -> Path:

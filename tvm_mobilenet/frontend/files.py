@@ -38,6 +38,7 @@ _HEADS = (  # kinds of file with the place and the content of their first bytes,
     ("a Keras file of HDF5", 0, b"\x89HDF\r\n", (".h5",)),
     ("an archive of gzip", 0, b"\x1f\x8b", (".gz",)),
 )
+_HEAD_BYTES = 512  # white space may precede a page's first character
 _SAVE = "torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')"
 
 
@@ -70,8 +71,7 @@ def kind_of(path: str | Path, flag: str = "") -> str:
         hint = _near(path) if why == NO_FILE else "give the path of an .onnx, .tflite or .pt2 file"
         raise TvmMobilenetError(f"{name}: {why}", hint)
     if suffix in FILES:
-        readable(path, flag)
-        what, own = _content(path)
+        what, own = _content(readable(path, flag))
         if what and suffix not in own:
             hint = f"rename it to {own[0]}" if own else "download or export the model again"
             raise TvmMobilenetError(f"{name} is {what}, not what its name says", hint)
@@ -95,22 +95,18 @@ def kind_of(path: str | Path, flag: str = "") -> str:
     )
 
 
-def _content(path: Path) -> tuple[str, tuple[str, ...]]:
+def _content(head: bytes) -> tuple[str, tuple[str, ...]]:
     """What a file's first bytes say that it is, with the suffixes of that kind; ``("", ())`` if they do not say it, as
     in an ONNX file.
     """
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        head = file.read(512)
-        for kind, at, first, own in _HEADS:
-            if head[at : at + len(first)] == first:
-                return kind, own
-        if head.lstrip()[:1] == b"<":
-            return "a page of HTML or XML", ()
-    return "", ()
+    for kind, at, first, own in _HEADS:
+        if head[at : at + len(first)] == first:
+            return kind, own
+    return ("a page of HTML or XML", ()) if head.lstrip()[:1] == b"<" else ("", ())
 
 
-def readable(path: Path, flag: str = "") -> None:
-    """Refuse a file that cannot be opened or is empty.
+def readable(path: Path, flag: str = "") -> bytes:
+    """The first bytes of a file, which must not be empty.
 
     Raises
     ------
@@ -120,12 +116,13 @@ def readable(path: Path, flag: str = "") -> None:
     name = f"{flag} {path}".strip()
     try:
         with path.open("rb") as file:
-            first = file.read(1)
+            head = file.read(_HEAD_BYTES)
     except OSError as e:
         reason = (e.strerror or "it cannot be opened").lower()
         raise TvmMobilenetError(f"{name} cannot be read: {reason}", "check its owner and mode with ls -l") from None
-    if not first:
+    if not head:
         raise TvmMobilenetError(f"{name} is empty", "export or copy it again")
+    return head
 
 
 def check_model(model: str, flag: str = "--model") -> None:

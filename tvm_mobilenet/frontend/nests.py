@@ -102,13 +102,9 @@ def largest_of_windows(bb: relax.BlockBuilder, x: relax.Expr, sizes: Sequence[in
         return te.compute([*data.shape[: -len(sizes)], *sizes], value, "largest")
 
     def places(data: te.Tensor, largest: te.Tensor) -> te.Tensor:
-        whole = math.prod(there)
-
         def place(*at):
             axes, where = window(at[-len(sizes) :])
-            flat = reduce(lambda sum, each: sum * each[1] + each[0], zip(where, there, strict=True), 0)
-            same = data(*at[: -len(sizes)], *where) == largest(*at)
-            return te.min(tirx.Select(same, flat.astype("int64"), tirx.const(whole - 1, "int64")), axis=axes)
+            return _first_place(data(*at[: -len(sizes)], *where) == largest(*at), where, there, axes)
 
         return te.compute(largest.shape, place, "places")
 
@@ -128,7 +124,6 @@ def places_in_windows(
     """The first place of the largest value of each of a pool's windows in its feature map, int64; ``before``: pads."""
     rank = len(kernel)
     there = [int(d) for d in x.ty.shape][-rank:]
-    whole = math.prod(there)
 
     def nest(data: te.Tensor, pooled: te.Tensor) -> te.Tensor:
         def place(*at):
@@ -137,13 +132,19 @@ def places_in_windows(
             where = [i * stride - pad + r * dilation for i, stride, pad, r, dilation in steps]
             inside = tirx.all(*(tirx.all(i >= 0, i < n) for i, n in zip(where, there, strict=True)))
             kept = [tirx.max(tirx.min(i, n - 1), 0) for i, n in zip(where, there, strict=True)]
-            flat = reduce(lambda sum, each: sum * each[1] + each[0], zip(kept, there, strict=True), 0)
             same = tirx.all(inside, data(*at[:-rank], *kept) == pooled(*at))
-            return te.min(tirx.Select(same, flat.astype("int64"), tirx.const(whole - 1, "int64")), axis=axes)
+            return _first_place(same, kept, there, axes)
 
         return te.compute(pooled.shape, place, "places")
 
     return bb.emit_te(nest, x, largest, primfunc_name_hint="places_in_windows")
+
+
+def _first_place(is_one, where: list, there: Sequence[int], axes: list):
+    """The least place among those of a window that ``is_one``, in the whole of dimensions of these sizes, int64."""
+    flat = reduce(lambda sum, each: sum * each[1] + each[0], zip(where, there, strict=True), 0)
+    last = tirx.const(math.prod(there) - 1, "int64")
+    return te.min(tirx.Select(is_one, flat.astype("int64"), last), axis=axes)
 
 
 def indexed(bb: relax.BlockBuilder, x: relax.Expr, indices: Sequence[relax.Expr | None]) -> relax.Var:

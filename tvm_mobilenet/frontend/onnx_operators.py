@@ -172,11 +172,10 @@ def _max_pool(bb, inputs, attrs, otherwise):
     if attrs.get("storage_order", 0):
         raise ValueError("its places count by columns; export it with storage_order = 0")
     x, kernel = inputs[0], [int(k) for k in attrs["kernel_shape"]]
-    ones = [1] * len(kernel)
+    ones, zeros = [1] * len(kernel), [0] * len(kernel)
     strides, dilations, pads = (
-        list(attrs.get(k, d)) for k, d in (("strides", ones), ("dilations", ones), ("pads", [0]))
+        list(attrs.get(k, d)) for k, d in (("strides", ones), ("dilations", ones), ("pads", zeros))
     )
-    pads = pads if len(pads) > 1 else [0] * len(kernel)
     largest = bb.emit(made)
     shape = [int(d) for d in x.ty.shape]
     places = nests.places_in_windows(bb, x, largest, kernel, strides, pads[: len(kernel)], dilations)

@@ -19,6 +19,7 @@ op = relax.op
 _OPERATORS_OF_A_STEP = 20
 _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_STATES = {"LSTM": 2, "GRU": 1, "RNN": 1}
 
 
 def recurrent(kind: str) -> Callable:
@@ -54,8 +55,8 @@ def recurrent(kind: str) -> Callable:
             sides.append(([found[t] for t in range(steps)], states))
         shape = (1, 1, batch, hidden)
         rows = [_joined(bb, [h[t] for h, _ in sides], shape, 1) for t in range(steps)]
-        last = [_joined(bb, [states[i] for _, states in sides], shape[1:], 0) for i in (0, 1)]
-        return relax.Tuple([_concat(bb, rows, 0), *last[: 1 + (kind == "LSTM")]])
+        last = [_joined(bb, [states[i] for _, states in sides], shape[1:], 0) for i in range(_STATES[kind])]
+        return relax.Tuple([_concat(bb, rows, 0), *last])
 
     return convert
 

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import core_operators, sizes, torch_run, torch_widened
-from tvm_mobilenet.models.weights import check_dense
+from tvm_mobilenet.models.weights import check_dense, widened
 
 _UNBOUNDED = 1 << 32  # PyTorch's infinity for integers is larger
 
@@ -110,8 +110,7 @@ def at_one_size(
         return program
     with torch.device("cpu"):
         example = [
-            torch_widened.widened(torch.zeros(shape, dtype=value.dtype))
-            for shape, value in zip(fixed, values.values(), strict=True)
+            widened(torch.zeros(shape, dtype=value.dtype)) for shape, value in zip(fixed, values.values(), strict=True)
         ]
     args, kwargs = torch_run.unflattened(list(every.values()), example, program.call_spec.in_spec)
     try:

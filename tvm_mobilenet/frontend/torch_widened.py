@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch.utils import _pytree as pytree
 
-HALVES = (torch.float16, torch.bfloat16)
+from tvm_mobilenet.models.weights import HALVES, widened
+
 _OF_AUTOCAST = 4  # arguments of autocast before its graph
 
 
@@ -19,11 +20,6 @@ def in_halves(program: torch.export.ExportedProgram) -> bool:
     nodes = (node for part in _parts(program.graph_module) for node in part.graph.nodes)
     made = (value for node in nodes for value in pytree.tree_leaves(node.meta.get("val")))
     return any(isinstance(t, torch.Tensor) and t.dtype in HALVES for t in (*stored, *made))
-
-
-def widened(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor, in float32 if it is of half precision."""
-    return tensor.float() if tensor.dtype in HALVES else tensor
 
 
 def module(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:

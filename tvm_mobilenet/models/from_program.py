@@ -54,6 +54,8 @@ def create(options: ModelOptions) -> ModelSpec:
     """
     import torch
 
+    from tvm_mobilenet.models.weights import load_weights, widened
+
     check(options)
     path, factory = options.program
     say(f"running {path}: {factory}()")
@@ -64,12 +66,10 @@ def create(options: ModelOptions) -> ModelSpec:
     if not isinstance(module, torch.nn.Module):
         raise TvmMobilenetError(f"{path}: {factory}() returns {type(module).__name__}, not a torch.nn.Module", _HINT)
     if options.checkpoint is not None:
-        from tvm_mobilenet.models.weights import load_weights
-
         load_weights(module, options.checkpoint)
     convolution = next((m for m in module.modules() if isinstance(m, torch.nn.Conv2d)), None)
     return ModelSpec(
-        module=_in_float32(module.eval().requires_grad_(False)),
+        module=module.eval().requires_grad_(False)._apply(widened),
         name=options.model,
         alpha=1.0,
         resolution=options.resolution or REGISTRY["resolution"],
@@ -78,13 +78,6 @@ def create(options: ModelOptions) -> ModelSpec:
         weights=str(options.checkpoint or "the program's own"),
         channels=convolution.in_channels if convolution is not None else 3,
     )
-
-
-def _in_float32(module):
-    """The module; parameters and buffers of half precision become float32, which represents all of their values."""
-    import torch
-
-    return module._apply(lambda t: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t)
 
 
 def _run(path: Path):

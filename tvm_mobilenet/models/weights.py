@@ -19,11 +19,17 @@ from tvm_mobilenet.terminal.printable import printable
 # Keys under which trainers nest weights.
 _WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_ema", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # prefixes of DataParallel, torch.compile and Lightning
+HALVES = (torch.float16, torch.bfloat16)
 DTYPES = {str(t).removeprefix("torch."): t for t in (
-    *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool),
+    *(torch.float32, torch.float64, *HALVES, torch.bool),
     *(torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64),
 )}  # fmt: skip
 _SHOWN = 3  # keys of each complaint
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, in float32 if it is of half precision: float32 represents all of its values."""
+    return tensor.float() if tensor.dtype in HALVES else tensor
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:

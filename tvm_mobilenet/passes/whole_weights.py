@@ -22,6 +22,7 @@ LOW, HIGH = -128, 127
 STEPS = 127  # largest weight: without -128, two products fit an int16
 SHORT = 255  # largest sum of magnitudes of the weights whose products with int8 are summed in an int16
 GROUPS = {"products": 4, "taps": 3, "conv": 2}  # products in an int16; any two without -128 fit
+APART = 8  # channels from one of these products to the next where a kernel multiplies whole vectors: its int16 lanes
 LEAST = 2.0**-60
 
 
@@ -107,12 +108,12 @@ def grouped(layer: Layer, flat: np.ndarray) -> np.ndarray:
 
 def _most(layer: Layer, weights: np.ndarray) -> float:
     """The largest sum of magnitudes that an int16 may hold, in all ways in which kernels sum a convolution's products:
-    neighbours, and where there are many channels those eight apart.
+    neighbours, and where there are many channels those `APART`.
     """
     found = np.abs(grouped(layer, weights)).sum(2).max()
-    if layer.declared.groups != "any" or layer.groups > 1 or layer.channels % (8 * layer.group):
+    if layer.declared.groups != "any" or layer.groups > 1 or layer.channels % (APART * layer.group):
         return found
-    by_channel = np.abs(weights).reshape(len(weights), -1, layer.group, 8, math.prod(layer.kernel))
+    by_channel = np.abs(weights).reshape(len(weights), -1, layer.group, APART, math.prod(layer.kernel))
     return max(found, by_channel.sum(2).max())
 
 
