@@ -41,7 +41,7 @@ from tvm_mobilenet.schedules.in_order.strips import strip_of
 from tvm_mobilenet.schedules.position import Position
 from tvm_mobilenet.schedules.spaces import depthwise as space
 from tvm_mobilenet.schedules.sums import Sums
-from tvm_mobilenet.schedules.window import Run, runs, source
+from tvm_mobilenet.schedules.window import Run, runs, shared_step, source
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds.activation import SLOPES
@@ -75,9 +75,13 @@ def of_outputs(layer: Layer) -> Layer:
 def _kernel(layer: Layer, d: Decisions, signature: list, filters_each: int):
     c_block, lanes = d["c_block"], d["lanes"]
     c_blocks = layer.channels // c_block
-    rows, columns = runs(layer, 0, d["tile_h"]), runs(layer, 1, d["tile_w"])
-    row_tiles = sum(r.count for r in rows)
-    make = integer_depthwise.Filters if dtypes.of(layer.dtype).integer else _Filters
+    integer = dtypes.of(layer.dtype).integer
+    rows, columns = (
+        runs(layer, axis, d[name], step=shared_step(layer, axis) if integer else 1)
+        for axis, name in enumerate(("tile_h", "tile_w"))
+    )
+    row_tiles = sum(r.tiles for r in rows)
+    make = integer_depthwise.Filters if integer else _Filters
     with nest.Kernel(signature, d) as f, nest.parallel(layer.batch * row_tiles * c_blocks) as task:
         filters = make(layer, d, f if filters_each == 1 else _Repeated(f, filters_each))
         b, first, tile_row = task // (row_tiles * c_blocks), task // row_tiles % c_blocks * c_block, task % row_tiles
@@ -91,8 +95,8 @@ def _kernel(layer: Layer, d: Decisions, signature: list, filters_each: int):
                 body(first + whole * lanes, rest)
 
         def across(run: Run, body):
-            with nest.serial(run.count) as i:
-                body(run.start + i * run.tile, run)
+            with nest.serial(run.tiles) as i:
+                body(run.first(i), run)
 
         def strip(row, h):
             if d["inner"] == "columns":
@@ -109,7 +113,7 @@ def _kernel(layer: Layer, d: Decisions, signature: list, filters_each: int):
                         lambda w, run: channels(lambda c, width: filters.tile(row, run, Position(b, h, w, c), width)),
                     )
 
-        nest.switch(tile_row, [r.count for r in rows], lambda n, i: strip(rows[n], rows[n].start + i * rows[n].tile))
+        nest.switch(tile_row, [r.tiles for r in rows], lambda n, i: strip(rows[n], rows[n].first(i)))
     return f.prim_func
 
 
@@ -262,7 +266,7 @@ def decisions(layer: Layer, core) -> Space:
             core,
             space.blocks(layer, core),
             lambda tile_h: defaults.block(layer, tile_h, core),
-            lambda tile_h, block: defaults.work(layer, tile_h, block),
+            lambda tile_h, block: defaults.work(layer, tile_h, block, shared_step(layer, 0)),
         ) | nest.core_choices(layer, core)
         return Space(found, lambda d: "")
     candidates, default = space.choices(layer, core), defaults.choose(layer, core)

@@ -6,8 +6,10 @@ for cores with dot products. `quads` says how many quads of columns are interlea
 ``[row][output][quad][c][4]``, shifted to the places of an output's taps in the quads
 ``wide``  tap by tap in int32: any core, any number of channels
 
-A tap outside the image reads the zero point of the data. Fewer channels than lanes, at the end of a row, are loaded in
-pieces, since nothing beyond them may be read; the other lanes are not stored.
+The positions of a tile are `window.shared_step` apart, since neighbours under a dilation have no data in common: the
+positions of each residue are those of a plain layer. A tap outside the image reads the zero point of the data. Fewer
+channels than lanes, at the end of a row, are loaded in pieces, since nothing beyond them may be read; the other lanes
+are not stored.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from tvm_mobilenet.schedules.choices import EVEN, Choice, Decisions, divisors, i
 from tvm_mobilenet.schedules.integer_constants import lookup_choice
 from tvm_mobilenet.schedules.integer_products import BYTES, QUAD, SUMS, padded
 from tvm_mobilenet.schedules.position import Position
-from tvm_mobilenet.schedules.window import Run, source
+from tvm_mobilenet.schedules.window import Run, shared_step, source
 
 from tvm_mobilenet.layer import Layer
 
@@ -31,7 +33,6 @@ def ways(layer: Layer, core) -> tuple[str, ...]:
     """The ways in which a core may sum a layer's taps, the best first."""
     plain = layer.input_layout == layer.output_layout == "NHWC" and layer.channels >= SUMS and not layer.weights
     dot = core.dot_products and layer.kernel[1] <= 2 * QUAD and plain
-    dot = dot and 1 in (layer.dilation[1], layer.stride[1])
     return (*(["dot"] * dot), *(["taps"] * bool(plain and layer.group)), "wide")
 
 
@@ -40,14 +41,19 @@ def quads(layer: Layer) -> int:
     return -(-layer.kernel[1] // QUAD)
 
 
+def _stride(layer: Layer) -> int:
+    """Columns from one position of a tile to the next, in units of the dilation."""
+    return shared_step(layer, 1) * layer.stride[1] // layer.dilation[1]
+
+
 def outputs(layer: Layer) -> int:
     """The number of neighbouring positions whose taps all lie in these quads."""
-    return (quads(layer) * QUAD - layer.kernel[1]) // layer.stride[1] + 1
+    return (quads(layer) * QUAD - layer.kernel[1]) // _stride(layer) + 1
 
 
 def quads_of(layer: Layer, output: int) -> range:
     """The quads that contain taps of an output."""
-    first = output * layer.stride[1]
+    first = output * _stride(layer)
     return range(first // QUAD, (first + layer.kernel[1] - 1) // QUAD + 1)
 
 
@@ -80,7 +86,8 @@ class Filters:
         def row_of(i: int, j: int) -> integer_outputs.Row:
             total = sums(i, j)
             return integer_outputs.Row(
-                lambda first, n: _lanes(total, first, n), lambda lane: at.output(self.layer, lane, i, j)
+                lambda first, n: _lanes(total, first, n),
+                lambda lane: at.output(self.layer, lane, i * row.step, j * column.step),
             )
 
         rows = [row_of(i, j) for i in range(row.tile) for j in range(column.tile)]
@@ -154,8 +161,8 @@ class Filters:
         readers_of: dict[int, list[tuple[int, int]]] = {}
         for i in range(rows):
             for kh in range(layer.kernel[0]):
-                readers_of.setdefault(i * layer.stride[0] + kh * layer.dilation[0], []).append((i, kh))
-        apart = layer.dilation[1]  # outputs so far apart read the same columns
+                readers_of.setdefault(window.place(0, i, kh), []).append((i, kh))
+        apart = shared_step(layer, 1) // window.column.step  # outputs so far apart read the same columns
         alike = [list(range(first, columns, apart)) for first in range(min(apart, columns))]
         shared = [some[at : at + each] for some in alike for at in range(0, len(some), each)]
         for y, readers in sorted(readers_of.items()):
@@ -164,7 +171,7 @@ class Filters:
                     users = [output for output in range(len(here)) if quad in quads_of(layer, output)]
                     if not users:
                         continue
-                    mixed = self._interleaved(window, y, here[0] * layer.stride[1] + quad * QUAD * apart)
+                    mixed = self._interleaved(window, y, window.place(1, here[0], quad * QUAD))
                     for i, kh in readers:
                         for output in users:
                             for v in range(fours):
@@ -218,18 +225,20 @@ class _Window:
 
     def read(self, i: int, j: int, kh: int, kw: int):
         """The value that a tap of position (i, j) reads."""
-        layer = self.layer
         inside = kh in self.row.taps[i] and kw in self.column.taps[j]
-        y, x = i * layer.stride[0] + kh * layer.dilation[0], j * layer.stride[1] + kw * layer.dilation[1]
-        return self._value(y, x, inside)
+        return self._value(self.place(0, i, kh), self.place(1, j, kw), inside)
+
+    def place(self, axis: int, position: int, tap: int) -> int:
+        """The row or column of the window that a tap of a tile's position reads."""
+        run = (self.row, self.column)[axis]
+        return position * run.step * self.layer.stride[axis] + tap * self.layer.dilation[axis]
 
     def at_window(self, y: int, x: int):
         """The value at row y and column x of the window. Columns that no tap reads give the zero point too."""
-        layer = self.layer
-        rows = {i * layer.stride[0] + kh * layer.dilation[0] for i, taps in enumerate(self.row.taps) for kh in taps}
-        columns = {
-            j * layer.stride[1] + kw * layer.dilation[1] for j, taps in enumerate(self.column.taps) for kw in taps
-        }
+        rows, columns = (
+            {self.place(axis, i, tap) for i, taps in enumerate(run.taps) for tap in taps}
+            for axis, run in enumerate((self.row, self.column))
+        )
         return self._value(y, x, y in rows and x in columns)
 
     def _value(self, y: int, x: int, inside: bool):
@@ -330,7 +339,7 @@ def pack(layer: Layer, d: Decisions, arrays: Mapping[str, np.ndarray]) -> np.nda
     channels = padded(layer.channels)
     made = np.zeros((layer.kernel[0], each, channels, quads(layer) * QUAD), np.int8)
     for output in range(each):
-        at = output * layer.stride[1]
+        at = output * _stride(layer)
         made[:, output, : layer.channels, at : at + layer.kernel[1]] = taps.transpose(0, 2, 1)
     by_quad = made.reshape(layer.kernel[0], each, channels, quads(layer), QUAD)
     return np.ascontiguousarray(by_quad.transpose(0, 1, 3, 2, 4)).ravel()

@@ -8,7 +8,8 @@ first tile, the inner ones, the last whole one, and the remainder.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from tvm_mobilenet.kinds.windows import inside
 from tvm_mobilenet.layer import Layer
@@ -21,30 +22,61 @@ UNROLLED_TAPS = 160  # most products of a position in unrolled code: 3x3x3 and 7
 class Run:
     """``count`` tiles of ``tile`` positions each, from position ``start`` on; position i of each tile reads
     ``taps[i]``.
+
+    The positions of a tile are ``step`` apart. ``alike``: so many neighbouring positions begin such tiles.
     """
 
     start: int
     tile: int
     count: int
     taps: tuple[tuple[int, ...], ...]
+    step: int = 1
+    alike: int = 1
+
+    @property
+    def tiles(self) -> int:
+        """The number of all tiles."""
+        return self.count * self.alike
+
+    def first(self, i):
+        """The first position of the i-th tile."""
+        whole, rest = (i, 0) if self.alike == 1 else (i // self.alike, i % self.alike)
+        return self.start + whole * (self.tile * self.step) + rest
 
 
-def runs(layer: Layer, axis: int, tile: int, positions: range | None = None) -> list[Run]:
-    """The runs of the output's rows (axis 0) or columns (axis 1) in tiles of ``tile`` positions, or of a range of
-    positions.
+def runs(layer: Layer, axis: int, tile: int, positions: range | None = None, step: int = 1) -> list[Run]:
+    """The runs of the output's rows (axis 0) or columns (axis 1) in tiles of ``tile`` positions that are ``step``
+    apart, or of a range of positions.
     """
     every = inside(layer, axis)
-    found: list[Run] = []
     positions = range(len(every)) if positions is None else positions
-    for start in range(positions.start, positions.stop, tile):
-        length = min(tile, positions.stop - start)
-        taps = tuple(tuple(each) for each in every[start : start + length])
-        last = found[-1] if found else None
-        if last and last.tile == length and last.taps == taps:
-            found[-1] = Run(last.start, length, last.count + 1, taps)
-        else:
-            found.append(Run(start, length, 1, taps))
+    each = [_runs(every, tile, positions[first::step]) for first in range(min(step, len(positions)))]
+    found: list[Run] = []
+    for _, alike in groupby(each, lambda some: [(run.tile, run.count, run.taps) for run in some]):
+        first, *others = alike
+        found += [replace(run, alike=1 + len(others)) for run in first]
     return found
+
+
+def _runs(every, tile: int, positions: range) -> list[Run]:
+    """The runs of these positions, whose taps are ``every``."""
+    found: list[Run] = []
+    for at in range(0, len(positions), tile):
+        own = positions[at : at + tile]
+        taps = tuple(tuple(every[position]) for position in own)
+        last = found[-1] if found else None
+        if last and last.taps == taps:
+            found[-1] = replace(last, count=last.count + 1)
+        else:
+            found.append(Run(own.start, len(own), 1, taps, positions.step))
+    return found
+
+
+def shared_step(layer: Layer, axis: int) -> int:
+    """The distance of the nearest output positions whose windows read rows or columns of one residue modulo the
+    dilation.
+    """
+    return layer.dilation[axis] // math.gcd(layer.dilation[axis], layer.stride[axis])
 
 
 def source(layer: Layer, axis: int, position, tap):

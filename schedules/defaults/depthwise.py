@@ -94,9 +94,12 @@ def _cycles(layer: Layer, core) -> float:
     return layer.mult_adds / core.macs_per_cycle(layer.dtype) + lines * memory.lines(core).again
 
 
-def work(layer: Layer, tile_h: int, c_block: int) -> list[int]:
-    """The work of each task in order: its tap rows inside the image, since only rows differ in cost."""
-    return [sum(map(len, r.taps)) for r in runs(layer, 0, tile_h) for _ in range(r.count)] * (layer.channels // c_block)
+def work(layer: Layer, tile_h: int, c_block: int, step: int = 1) -> list[int]:
+    """The work of each task in order: its tap rows inside the image, since only rows differ in cost. The rows of a task
+    are ``step`` apart.
+    """
+    tiles = [sum(map(len, r.taps)) for r in runs(layer, 0, tile_h, step=step) for _ in range(r.tiles)]
+    return tiles * (layer.channels // c_block)
 
 
 def _in_order(layer: Layer, core, tiles, widths: tuple[int, ...]) -> tuple[int, int, int, str]:

@@ -21,7 +21,7 @@ from tvm_mobilenet.boards.virtual.board import VirtualBoard
 from tvm_mobilenet.checking import reference
 from tvm_mobilenet.compiler import codegen
 from tvm_mobilenet.compiler.kernel_text import kernel_text
-from tvm_mobilenet.kinds import activation
+from tvm_mobilenet.kinds import activation, windows
 from tvm_mobilenet.layer import RESIDUALS, Layer
 from tvm_mobilenet.models import registry
 
@@ -534,6 +534,21 @@ def test_defaults_of_cores_with_long_vectors_are_kernels(name):
     found = schedules.space(layer, core)
     assert not found.valid(found.default)
     assert schedules.kernel(layer, found.default)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 20])
+@pytest.mark.parametrize("name", ["13x7x8 3x3 p2,2,2,2 d2", "12x9x8 5x5 p6,6,6,6 d3", "9x9x8 3x3 s2 p1,1,1,1"])
+def test_runs_of_tiles_cover_each_position_once_with_its_taps(name, step):
+    layer = Layer.parse(f"depthwise {name} f32")
+    for axis in (0, 1):
+        for tile in (1, 2, 4):
+            found = [
+                (run.first(i) + n * run.step, taps)
+                for run in window.runs(layer, axis, tile, step=step)
+                for i in range(run.tiles)
+                for n, taps in enumerate(run.taps)
+            ]
+            assert sorted(found) == list(enumerate(map(tuple, windows.inside(layer, axis))))
 
 
 @pytest.mark.parametrize("tile, rows", [(1, 5), (2, 10), (3, 11), (4, 12)])
