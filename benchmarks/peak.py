@@ -35,6 +35,7 @@ LAYERS = {  # schedule: layers of MobileNets at 224
         "depthwise 14x14x512 3x3 s2 p1,1,1,1 in544 out544 f32 relu6",
         "depthwise 28x28x256 3x3 p1,1,1,1 f16 relu6",
     ),
+    "ghost": ("ghost 28x28x120 n240 3x3 p1,1,1,1 f32 relu", "ghost 28x28x120 n240 3x3 p1,1,1,1 f16 relu"),
     "conv": (
         "conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6",
         "conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6",

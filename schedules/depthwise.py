@@ -45,7 +45,7 @@ from tvm_mobilenet.schedules.window import Run, runs, shared_step, source
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds.activation import SLOPES
-from tvm_mobilenet.kinds.windows import chunks
+from tvm_mobilenet.kinds.windows import chunks, computed
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16", "int8")
@@ -158,10 +158,30 @@ class _Filters:
 
     def tile(self, row: Run, column: Run, at: Position, width: int) -> None:
         """Compute the outputs of one tile, for ``width`` channels."""
+        if self.layer.declared.keeps_data:
+            self._kept(row, column, at, width)
         if self.d.get("loop") == "dual_issue":
             self._strip(row, column, at, width)
         else:
             self._accumulated(row, column, at, width)
+
+    @property
+    def _first(self) -> int:
+        """The first channel of the output that is computed."""
+        return self.layer.out_channels - computed(self.layer)
+
+    def _kept(self, row: Run, column: Run, at: Position, width: int) -> None:
+        data = self.f["data"]
+        for i in range(row.tile):
+            for j in range(column.tile):
+                place = at.b, at.h + i, at.w + j
+                self._store(
+                    lambda lane, place=place: values.cast(
+                        data[nest.at(self.layer.input_layout, *place, at.c + lane)], self.layer.accumulator_dtype
+                    ),
+                    width,
+                    lambda lane, i=i, j=j: at.output(self.layer, lane, i, j),
+                )
 
     def _strip(self, row: Run, column: Run, at: Position, width: int) -> None:
         layer, data, weight, out = self.layer, self.f["data"], self.f["weight"], self.f["output"]
@@ -170,7 +190,7 @@ class _Filters:
             lambda y, x: data[at.b, source(layer, 0, at.h, 0) + y, source(layer, 1, at.w, 0) + x, at.c],
             lambda kh, kw: weight[kh, kw, nest.Lanes(at.c, width)],
             self.f["bias"][nest.Lanes(at.c, width)],
-            lambda i: out[at.b, at.h + i, at.w, at.c],
+            lambda i: out[at.b, at.h + i, at.w, at.c + self._first],
             (data.row_bytes, out.row_bytes),
         )
 
@@ -197,16 +217,16 @@ class _Filters:
         )
         for i in range(row.tile):
             for j in range(column.tile):
-                self.f.store(
-                    layer,
-                    self.f["output"],
+                self._store(
                     lambda lane, n=i * column.tile + j: sums[n, lane],
                     width,
-                    lambda lane, i=i, j=j: at.output(layer, lane, i, j),
-                    self.f.get("second"),
-                    apart=apart,
-                    slopes=self.f.get(SLOPES),
+                    lambda lane, i=i, j=j: at.output(layer, self._first + lane, i, j),
+                    apart,
                 )
+
+    def _store(self, value, width: int, index, apart: bool = False) -> None:
+        second, slopes = self.f.get("second"), self.f.get(SLOPES)
+        self.f.store(self.layer, self.f["output"], value, width, index, second, apart=apart, slopes=slopes)
 
 
 def filter_tile(layer: Layer, sums: Sums, taps_h, taps_w, data, weight) -> None:

@@ -42,7 +42,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from tvm_mobilenet.schedules import conv, depthwise, integer_constants, nest, pointwise
+from tvm_mobilenet.schedules import conv, depthwise, integer_constants, nest, pointwise, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import fused_block as defaults
 from tvm_mobilenet.schedules.in_order import depthwise as inorder_depthwise
@@ -57,6 +57,7 @@ from tvm_mobilenet.schedules.window import runs, source
 
 from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.kinds.activation import SLOPES
+from tvm_mobilenet.kinds.windows import computed
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16", "int8")
@@ -108,6 +109,8 @@ class _FusedBlock(StreamedRows):
 
     def depthwise(self, i: int, row) -> None:
         self.filter_tiles(i, row, _Filters(self, i, row).channels)
+
+    ghost = depthwise
 
     def conv(self, i: int, row) -> None:
         part, d = self.stages[i].part, self.d
@@ -168,6 +171,7 @@ class _Filters:
         self.weight, self.bias = fused_block.f[f"weight{i}"], fused_block.f[f"bias{i}"]
         self.read, self.out = fused_block.out[i - 1] if i else fused_block.input, fused_block.out[i]
         self.top = source(self.part, 0, row, 0)
+        self.first = self.part.out_channels - computed(self.part)  # of the channels that it computes
         if i:
             fused_block.fill(i - 1, row)
             self.slots = fused_block.slots_under(i, row)
@@ -175,6 +179,8 @@ class _Filters:
     def channels(self, taps_h, taps_w, w, c, lanes: int) -> None:
         """Compute a tile of positions from column w on, for ``lanes`` channels from c on."""
         fused_block, part = self.fused_block, self.part
+        if part.declared.keeps_data:
+            self._keep(len(taps_w), w, c, lanes)
         if fused_block.d.get(f"{self.i}.loop") == "dual_issue":
             self._row_tile(taps_h, taps_w, w, c, lanes)
             return
@@ -189,7 +195,22 @@ class _Filters:
             lambda kh, kw, lane: self.weight[kh, kw, c + lane],
         )
         for j in range(len(taps_w)):
-            fused_block.store(self.i, self.row, w + j, lambda lane, j=j: sums[j, lane], lanes, c)
+            fused_block.store(self.i, self.row, w + j, lambda lane, j=j: sums[j, lane], lanes, self.first + c)
+
+    def _keep(self, positions: int, w, c, lanes: int) -> None:
+        """Write the data of a tile, which lies under the middle of its windows, before the channels of its filters."""
+        part = self.part
+        for j in range(positions):
+            self.fused_block.store(
+                self.i,
+                self.row,
+                w + j,
+                lambda lane, j=j: values.cast(
+                    self._data(part.padding[0], j + part.padding[1], w, c + lane), part.accumulator_dtype
+                ),
+                lanes,
+                c,
+            )
 
     def _row_tile(self, taps_h, taps_w, w, c, lanes: int) -> None:
         fused_block, i = self.fused_block, self.i
@@ -199,7 +220,7 @@ class _Filters:
             lambda kh, kw: self.weight[kh, kw, nest.Lanes(c, lanes)],
             self.bias[nest.Lanes(c, lanes)],
             lambda _: self.out[
-                fused_block.image_of(i), fused_block.slot(i, self.row), w - fused_block.read(i).start, c
+                fused_block.image_of(i), fused_block.slot(i, self.row), w - fused_block.read(i).start, self.first + c
             ],
             (self.read.row_bytes, self.out.row_bytes),
         )

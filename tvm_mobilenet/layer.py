@@ -13,9 +13,9 @@ and keeps only its number of pixels, ``height = m``, ``width = 1``.
     dense m1 n1000 k1024 f32
     pointwise m196 n512 k512 in544 out544 f32 relu6
     depthwise 56x56x12 3x3 p1,1,1,1 in24 out24 from0of75264 into12of75264 f32
+    ghost 28x28x40 n80 3x3 p1,1,1,1 f32 relu
     pool 7x7x1024 avg 7x7 f32
     bilinear2d 28x28x21 half_pixel to224x224 to_nchw f32
-    elementwise 56x56x24 add f32
     conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6
     dense m1 n1000 k1024 f16 writes_f32 sums_f32
 
@@ -170,11 +170,11 @@ class Layer(Placed):
             refuse("kernel")
         if kind.groups != "any" and self.groups != (self.channels if kind.groups == "channels" else 1):
             refuse("groups")
-        if kind.keeps_channels and self.out_channels != self.channels:
+        if (kind.keeps_channels or kind.keeps_data) and windows.computed(self) != self.channels:
             refuse("out_channels")
         if kind.pixels and self.width != 1:
             refuse("width")
-        if min(self.out_height, self.out_width) < 1:
+        if min(self.out_height, self.out_width) < 1 or (kind.keeps_data and not windows.centred(self)):
             refuse("kernel")
         for field, due in (("parts", kind.has_parts), ("body", kind.has_body), ("size", kind.resizes)):
             if bool(getattr(self, field)) != due:
@@ -332,7 +332,8 @@ class Layer(Placed):
             return {f"constant{i}": what for i, what in enumerate(each)}
         found = {}
         if self.weight_shape is not None:
-            found = {"weight": (self.weight_shape, self.weight_dtype), "bias": ((self.out_channels,), self.bias_dtype)}
+            biases = (windows.computed(self),), self.bias_dtype
+            found = {"weight": (self.weight_shape, self.weight_dtype), "bias": biases}
         integer = dtypes.of(self.dtype).integer
         if self.activation == PER_CHANNEL and not integer:
             found[SLOPES] = (self.out_channels,), self.bias_dtype
@@ -348,7 +349,7 @@ class Layer(Placed):
         if self.weight_shape is None:
             return 0
         taps = self.kernel[0] * self.kernel[1] * (self.channels // self.groups)
-        return self.batch * self.out_height * self.out_width * self.out_channels * taps
+        return self.batch * self.out_height * self.out_width * windows.computed(self) * taps
 
     # ---- the name
 

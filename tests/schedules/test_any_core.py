@@ -294,6 +294,7 @@ SAMPLE = (
     "conv 6x6x12 n20 3x3 p1,1,1,1 g2 f32 relu",
     "depthwise 14x14x40 3x3 p1,1,1,1 f32 relu6",
     "depthwise 14x14x72 5x5 s2 p2,2,2,2 f32 hardswish",
+    "ghost 7x7x20 n40 3x3 p1,1,1,1 f32 add relu",
     "pointwise m49 n72 k40 in48 out80 f32 add relu6",
     "pointwise m13 n150 k130 f32 hardswish add_after",
     "dense m1 n101 k67 f32",

@@ -34,6 +34,8 @@ NAMES = (
     "depthwise 7x7x40 3x3 p1,1,1,1 in48 out44 f16 relu6",
     "depthwise 7x9x72 5x5 s2 p2,2,2,2 f16 hardswish add_after",
     "depthwise 6x6x24 3x3 p2,2,2,2 d2 b2 f16 writes_f32 sums_f32 add",
+    "ghost 6x7x20 n40 3x3 p1,1,1,1 out44 f16 add prelu",
+    "ghost 6x6x24 n48 5x3 p4,1,4,1 d2,1 b2 f16 sums_f32 hardswish",
     "pointwise m27 n72 k40 in48 out80 f16 add relu6",
     "pointwise m13 n150 k130 f16 hardswish add_after",
     "pointwise m16 n24 k300 f16 writes_f32",
@@ -66,6 +68,8 @@ NAMES = (
     "fused conv 16x16x3 n24 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6 > depthwise 8x8x24 3x3 p1,1,1,1 f16 relu6 > "
     "pointwise m64 n40 k24 f16 sums_f32 add",
     "fused pointwise m64 n24 k20 f16 prelu > depthwise 8x8x24 3x3 p1,1,1,1 f16 prelu > pointwise m64 n24 k24 f16 prelu",
+    "fused pointwise m64 n12 k20 f16 relu > ghost 8x8x12 n24 3x3 p1,1,1,1 f16 relu > "
+    "depthwise 8x8x24 3x3 s2 p1,1,1,1 f16 > pointwise m16 n20 k24 f16 > ghost 4x4x20 n40 3x3 p1,1,1,1 f16 add",
     "fused pointwise m64 n24 k20 f16 silu > depthwise 8x8x24 5x5 s2 p2,2,2,2 f16 hardswish > "
     "pointwise m16 n24 k24 f16 writes_f32",
 )

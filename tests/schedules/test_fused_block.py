@@ -52,7 +52,7 @@ def fused_blocks(draw):
     parts: list[Layer] = []
     c = draw(channels)
     for i in range(draw(st.integers(2, 5))):
-        kind = first if i == 0 else draw(st.sampled_from(["depthwise", "pointwise"]))
+        kind = first if i == 0 else draw(st.sampled_from(["depthwise", "pointwise", "ghost"]))
         if kind == "pointwise":
             n = draw(channels)
             parts.append(
@@ -62,6 +62,11 @@ def fused_blocks(draw):
             continue
         kernel, stride = draw(st.sampled_from([3, 5] if min(h, w) >= 3 else [1])), draw(st.sampled_from([1, 2]))
         half = kernel // 2
+        if kind == "ghost":
+            same = window(h, w, c, kernel, 1, (half,) * 4, draw(activations), images)
+            parts.append(same.replace(kind=kind, out_channels=2 * c))
+            c *= 2
+            continue
         pad = draw(st.sampled_from([(half,) * 4, (max(0, half - 1),) * 2 + (half, half)]))
         if kind == "conv":
             n = draw(channels)

@@ -27,6 +27,7 @@ CASES = {  # file: layer, and whose default
     "dense": ("dense m1 n10 k3 f32", "rpi4"),
     "depthwise": ("depthwise 3x3x4 3x3 p1,1,1,1 f32 relu6", "rpi4"),
     "depthwise-dual-issue": ("depthwise 3x3x4 3x3 p1,1,1,1 f32 relu6", "rpi3"),
+    "ghost": ("ghost 3x2x4 n8 3x3 p1,1,1,1 f32 add relu", "rpi4"),
     "conv": ("conv 4x4x1 n4 2x2 s2 nchw f32 relu", "rpi4"),
     "pool": ("pool 4x4x6 max 3x3 s2 p1,1,1,1 f32", "rpi4"),
     "elementwise": ("elementwise 2x2x6 add f32 hardswish", "rpi4"),
@@ -37,6 +38,7 @@ CASES = {  # file: layer, and whose default
     "generic": ("concat", "rpi4"),
     "fused": ("fused depthwise 4x2x4 3x3 p1,1,1,1 f32 relu > pointwise m8 n4 k4 f32 relu", "rpi4"),
     "fused-dual-issue": ("fused depthwise 4x2x4 3x3 p1,1,1,1 f32 relu > pointwise m8 n4 k4 f32 relu", "rpi3"),
+    "fused-ghost": ("fused pointwise m8 n4 k4 f32 relu > ghost 4x2x4 n8 3x3 p1,1,1,1 f32 relu", "rpi4"),
 }
 
 

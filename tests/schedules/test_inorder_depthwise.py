@@ -160,6 +160,7 @@ def test_taps_stay_in_their_registers(strip):
         "depthwise 8x9x8 2x3 s1,2 f32 relu6",
         "depthwise 9x9x4 3x2 s3 p1,0,1,1 f32 relu6",
         "depthwise 5x1x4 3x1 p1,0,1,0 f32",
+        "ghost 7x8x8 n16 3x3 p1,1,1,1 f32 relu",
     ],
 )
 @pytest.mark.parametrize("height", [3, *(pytest.param(h, marks=pytest.mark.full) for h in (1, 2, 4))])
@@ -259,9 +260,10 @@ def test_fused_blocks_compute_their_layers_with_strips(row_tiles, column_tiles, 
     """Rows of a line buffer wherever they lie, borders of the image and of tiles, input and what lies between."""
     name = (
         "fused depthwise 17x17x8 3x3 p1,1,1,1 f32 relu6 > pointwise m289 n12 k8 f32 relu6 > "
-        "depthwise 17x17x12 3x3 s2 p1,1,1,1 f32 relu > pointwise m81 n8 k12 f32"
+        "depthwise 17x17x12 3x3 s2 p1,1,1,1 f32 relu > pointwise m81 n8 k12 f32 > "
+        "ghost 9x9x8 n16 3x3 p1,1,1,1 f32 relu"
     )
     default = schedules.space(Layer.parse(name), A53.core).default
-    assert default["0.loop"] == default["2.loop"] == "dual_issue"
+    assert default["0.loop"] == default["2.loop"] == default["4.loop"] == "dual_issue"
     found, expected, _ = run(name, tmp_path, row_tiles=row_tiles, column_tiles=column_tiles)
     assert np.abs(found - expected()).max() <= 1e-5 * max(1.0, float(expected().std()))

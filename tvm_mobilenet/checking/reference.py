@@ -16,6 +16,7 @@ from tvm_mobilenet.boards.comparison import deviation_of
 from tvm_mobilenet.checking import integers
 from tvm_mobilenet.kinds import activation
 from tvm_mobilenet.kinds.places import Place
+from tvm_mobilenet.kinds.windows import computed
 from tvm_mobilenet.layer import Layer
 
 UNREAD = 85  # fills memory that no kernel may read, for integers
@@ -245,7 +246,7 @@ def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
     if layer.weight_shape:
         fan_in = layer.channels // layer.groups * layer.kernel[0] * layer.kernel[1]
         arguments["weight"] = rng.standard_normal(layer.weight_shape) / np.sqrt(fan_in)
-        arguments["bias"] = rng.standard_normal(layer.out_channels)
+        arguments["bias"] = rng.standard_normal(computed(layer))
     if layer.second_shape:
         draw = rng.random if layer.op == "scale" else rng.standard_normal
         arguments["second"] = draw(layer.second_shape)

@@ -12,6 +12,8 @@ are counted from shapes and caches:
   in a fused block: its weights are read once for each block of positions that takes half an L1;
 - a line buffer: written once, read about as often as the window has rows;
 - rows at the borders of a fused block's row tiles, and columns at those of its column tiles: computed twice;
+- a depthwise layer and the concatenation of its data with its output: apart, the tensor is written by two layers, its
+  data is read once more, and lines at the border of the two are written by both (`compiler.ghosts`);
 - tasks of unequal sizes: cores wait for the one with the largest;
 - for integer layers also the compute cycles of each form (`schedules.defaults.integer_cycles`), which hide memory
   cycles if a core overlaps the two.
@@ -22,12 +24,13 @@ may take at most half of it. No fused block has more parts than ``MOST_PARTS``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tvm_mobilenet import dtypes
+from tvm_mobilenet.compiler import ghosts, views
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.schedules import implemented
@@ -47,33 +50,76 @@ def run(graph: LayerGraph, core) -> LayerGraph:
     core : targets.Core
         The core, whose L2 and CPUs decide.
     """
-    calls, count = graph.calls, graph.readers()
+    calls, count, tensors = graph.calls, graph.readers(), _tensors(graph.calls, core)
     # From the end: the cheapest cut of the calls from i on, and the end of its first fused block.
     best: list[tuple[float, int]] = [(0.0, 0)] * (len(calls) + 1)
+    blocks: list[tuple[LayerCall, ...]] = [()] * len(calls)
     for i in reversed(range(len(calls))):
-        end, options = i, []
-        while end == i or (end < len(calls) and _follows(calls[end - 1], calls[end], count, first=end - 1 == i)):
-            end += 1
-            parts = [c.layer for c in calls[i:end]]
-            cycles = _layer_cycles(parts[0], core) if len(parts) == 1 else _fused_block_cycles(parts, core)
-            if cycles is not None:
-                options.append((cycles + best[end][0], end))
-        best[i] = min(options)
+        best[i] = _layer_cycles(calls[i], tensors, core) + best[i + 1][0], i + 1
+        for parts, end in _blocks(calls, i, count):
+            cycles = _fused_block_cycles([part.layer for part in parts], tensors[parts[-1].output], core)
+            if cycles is not None and (option := (cycles + best[end][0], end)) < best[i]:
+                best[i], blocks[i] = option, parts
     fused: list[LayerCall] = []
     i = 0
     while i < len(calls):
-        end = best[i][1]
-        fused.append(calls[i] if end == i + 1 else join(calls[i:end]))
-        i = end
+        fused.append(join(blocks[i]) if blocks[i] else calls[i])
+        i = best[i][1]
     return replace(graph, calls=tuple(fused))
 
 
-def _layer_cycles(layer: Layer, core) -> float:
+def _blocks(
+    calls: Sequence[LayerCall], start: int, count, parts: tuple[LayerCall, ...] = ()
+) -> Iterator[tuple[tuple[LayerCall, ...], int]]:
+    """The parts of each fused block that may begin with these parts and go on with a call, and the call after it."""
+    if start == len(calls) or len(parts) == MOST_PARTS:
+        return
+    for part in (calls[start], *(ghosts.at(calls, start) if parts else ())):
+        if parts and not _follows(parts[-1], part, count, first=len(parts) == 1):
+            continue
+        if any(count[call.output] != 1 for call in part.originals[:-1]):
+            continue
+        grown, end = (*parts, part), start + len(part.originals)
+        if parts:
+            yield grown, end
+        yield from _blocks(calls, end, count, grown)
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor between kernels: how often each of its lines moves, the number of these lines, and the bytes of the
+    memory that it is written into.
+    """
+
+    moves: int
+    lines: float
+    bytes: int
+
+
+def _tensors(calls: Sequence[LayerCall], core) -> dict[str, _Tensor]:
+    """The outputs of all calls, if they are not streamed. Each is written and read. The data of a ghost module is read
+    once more, and lines at the border of data and filtered channels belong to both.
+    """
+    line = core.l1d.line
+    found = {call.output: _Tensor(2, _output_bytes(call.layer) / line, _output_bytes(call.layer)) for call in calls}
+    for i in range(len(calls)):
+        for ghost in ghosts.at(calls, i)[-1:]:
+            whole, row = _output_bytes(ghost.layer), ghost.layer.channels * ghost.layer.bytes
+            lines = whole / (2 * row) * min(-(-row // line), 2 * row / line)
+            found[ghost.inputs[0]] = _Tensor(3, lines, whole)
+            found[calls[i].output] = _Tensor(2, lines, whole)
+    return found
+
+
+def _layer_cycles(call: LayerCall, tensors: Mapping[str, _Tensor], core) -> float:
     """Cycles to move the cache lines of a single layer and its output; for integers also its compute cycles."""
+    if views.joins(call):
+        return 0.0  # its operands are written as its parts
+    layer = call.layer
     lines = int(np.prod(layer.input_shape)) * layer.bytes / core.l1d.line
     row = layer.out_channels * dtypes.of(layer.output_dtype).bytes
     panels = -(-row // core.limits.panel_bytes) if layer.declared.with_rows else 0
-    moved = _output_cycles(layer, core) + lines * panels * memory.lines(core).l2
+    moved = _output_cycles(tensors[call.output], core) + lines * panels * memory.lines(core).l2
     return _together(integer_cycles.alone(layer, core), moved, core) if _integer(layer) else moved
 
 
@@ -82,31 +128,31 @@ def _together(compute: float, moved: float, core) -> float:
     return max(compute, moved) + memory.exposed(core) * min(compute, moved)
 
 
-def _output_cycles(layer: Layer, core) -> float:
+def _output_cycles(out: _Tensor, core) -> float:
     """Cycles to write a tensor and to read it."""
-    out = _output_bytes(layer)
     line = memory.lines(core)
-    return 2 * out / core.l1d.line * (line.dram if out > core.l2.bytes // 2 else line.l2)
+    return out.moves * out.lines * (line.dram if out.bytes > core.l2.bytes // 2 else line.l2)
 
 
 def _output_bytes(layer: Layer) -> int:
     return int(np.prod(layer.output_shape)) * dtypes.of(layer.output_dtype).bytes
 
 
-def _fused_block_cycles(parts: list[Layer], core) -> float | None:
+def _fused_block_cycles(parts: list[Layer], out: _Tensor, core) -> float | None:
     """Cycles to move the cache lines of a fused block and its output.
 
-    None if there is no such block: it has too many parts, its last part has a window, all parts are pointwise, or the
-    L2 does not hold its weights or the data that it reads again.
+    None if there is no such block: its last part only filters, all parts are pointwise, or the L2 does not hold its
+    weights or the data that it reads again.
     """
-    if len(parts) > MOST_PARTS or parts[-1].declared.windowed or all(part.declared.pixels for part in parts):
+    last = parts[-1].declared
+    if (last.windowed and not last.keeps_data) or all(part.declared.pixels for part in parts):
         return None
     layer = Layer.fused_block(tuple(parts))
     if weight_bytes(parts) > core.l2.bytes // 2 or (cut := tasks(layer, core)) is None:
         return None
     row_tiles, column_tiles = cut
     columns = list(zip(*columns_of(layer, column_tiles), strict=True))  # columns of each part, in each column tile
-    cycles = _moved_in_block(layer, columns, core)
+    cycles = _output_cycles(out, core) + _moved_in_block(layer, columns, core)
     repeated = _repeated_rows(layer, row_tiles)
     uneven = load_balance(layer, row_tiles, column_tiles, core.cpus) - 1
     if _integer(layer):
@@ -123,10 +169,10 @@ def _fused_block_cycles(parts: list[Layer], core) -> float | None:
 
 
 def _moved_in_block(layer: Layer, columns, core) -> float:
-    """Cycles to move cache lines between the parts of a fused block, and for its output."""
+    """Cycles to move cache lines between the parts of a fused block."""
     first, line, l2 = layer.parts[0], core.l1d.line, memory.lines(core).l2
-    cycles = _output_cycles(layer.parts[-1], core)
-    if _integer(layer) and first.declared.windowed and first.declared.keeps_channels:
+    cycles = 0.0
+    if _integer(layer) and _filters(first):
         # The rows under the window are read again from the L2, if the L1 cannot hold them beside the later parts' data.
         under = first.kernel[0] * max(len(window(first, width)) for width in columns[0]) * first.channels * first.bytes
         again = max(0.0, first.kernel[0] / first.stride[0] - 1) if under > core.l1d.bytes // 2 else 0.0
@@ -152,9 +198,14 @@ def _repeated_rows(layer: Layer, row_tiles: int) -> list[int]:
     rows, found = 0, []
     for part in reversed(layer.parts):
         found.append((row_tiles - 1) * rows)
-        if part.declared.windowed and part.declared.keeps_channels:
+        if _filters(part):
             rows = rows * part.stride[0] + max(0, part.kernel[0] - part.stride[0])
     return found[::-1]
+
+
+def _filters(part: Layer) -> bool:
+    """Whether a part reads a window of rows of the part before it."""
+    return part.declared.windowed and part.declared.streams == "anywhere"
 
 
 def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
@@ -162,7 +213,12 @@ def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
     layer = call.layer
     if layer.declared.streams != "anywhere" or not _streams(last.layer, first):
         return False
-    if call.inputs[0] != last.output or count[last.output] != 1 or last.layer.residual != "none":
+    readers = 1
+    if layer.declared.keeps_data:
+        readers = 2  # the calls that it joins
+        if not ghosts.unchanged(last.layer, layer):
+            return False
+    if call.inputs[0] != last.output or count[last.output] != readers or last.layer.residual != "none":
         return False
     if {last.layer.dtype, last.layer.output_dtype, layer.input_dtype} != {layer.dtype}:  # a line buffer has one dtype
         return False
@@ -180,14 +236,14 @@ def _streams(layer: Layer, first: bool) -> bool:
 
 
 def join(fused_block: Sequence[LayerCall]) -> LayerCall:
-    """One call of a fused block for several calls, each of which reads only the output of the one before."""
+    """One call of a fused block for its parts, each of which reads only the output of the one before."""
     last = fused_block[-1]
     return LayerCall(
         fused_block[0].name,
         Layer.fused_block(tuple(c.layer for c in fused_block)),
-        f"{fused_block[0].source} … {last.source}",
+        f"{fused_block[0].source} … {last.originals[-1].source}",
         (fused_block[0].inputs[0], *last.inputs[1:]),
         {f"{i}.{name}": array for i, c in enumerate(fused_block) for name, array in c.constants.items()},
         last.output,
-        tuple(fused_block),
+        tuple(call for part in fused_block for call in part.originals),
     )

@@ -39,6 +39,9 @@ class Kind:
         The permitted ``Layer.groups``: ``one``, ``channels`` or ``any``.
     keeps_channels : bool
         Whether its output has the channels of its data; if not, names give their number, ``n``.
+    keeps_data : bool
+        Whether its output has the channels of its data first, then as many that it computes; activation and residual
+        apply to both.
     windowed : bool
         Whether names give the size of its window.
     resizes : bool
@@ -88,6 +91,7 @@ class Kind:
     with_rows: str = ""
     groups: str = "one"
     keeps_channels: bool = True
+    keeps_data: bool = False
     windowed: bool = False
     resizes: bool = False
     pixels: bool = False

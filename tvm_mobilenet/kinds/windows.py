@@ -20,6 +20,11 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
     return total // 2, total - total // 2
 
 
+def computed(layer) -> int:
+    """The number of a layer's output channels that are not those of its data."""
+    return layer.out_channels - (layer.channels if layer.declared.keeps_data else 0)
+
+
 def outputs(layer, axis: int) -> int:
     """The height (axis 0) or width (axis 1) of a layer's output."""
     if layer.size:
@@ -33,7 +38,7 @@ def convolved(layer, x, weight, bias, second):
     import torch
     import torch.nn.functional as F
 
-    weight = weight.reshape(layer.out_channels, layer.channels // layer.groups, *layer.kernel)
+    weight = weight.reshape(computed(layer), layer.channels // layer.groups, *layer.kernel)
     x = padded(layer, x, 0.0)
     if layer.groups > 1 and x.dtype == torch.float64:
         x = x.contiguous()  # channels last, PyTorch takes up to seven times as long
@@ -60,7 +65,7 @@ def convolved_in_steps(layer, x, weight, bias, second, steps):
     """
     import numpy as np
 
-    depth, n = layer.channels // layer.groups, layer.out_channels // layer.groups
+    depth, n = layer.channels // layer.groups, computed(layer) // layer.groups
     x = x.reshape(*x.shape[:3], layer.groups, depth, 1)
     weight = weight.reshape(layer.groups, n, depth, *layer.kernel)
     weight = np.ascontiguousarray(weight.transpose(3, 4, 2, 0, 1))  # kh, kw, c, group, n
@@ -81,7 +86,7 @@ def convolved_in_steps(layer, x, weight, bias, second, steps):
     for block in steps.blocks(sums.shape):
         start = np.broadcast_to(bias.reshape(layer.groups, n), sums[:, block].shape)
         sums[:, block] = steps.sum_products(start, products(block.start, block.stop))
-    return sums.reshape(*sums.shape[:3], layer.out_channels)
+    return sums.reshape(*sums.shape[:3], computed(layer))
 
 
 def _inside(layer, axis: int, tap: int, first: int, last: int) -> tuple[slice, slice]:
@@ -106,6 +111,13 @@ def _taps_inside(size: int, start: int, taps: int, dilation: int) -> list[int]:
     return [k for k in range(taps) if 0 <= start + k * dilation < size]
 
 
+def centred(layer) -> bool:
+    """Whether each output has the position of the data under the middle of its window."""
+    reach = [(k - 1) * d for k, d in zip(layer.kernel, layer.dilation, strict=True)]
+    odd = all(k % 2 for k in layer.kernel)
+    return odd and layer.stride == (1, 1) and layer.padding == (reach[0] // 2, reach[1] // 2) * 2
+
+
 def taken(layer, kh: int, kw: int) -> tuple[tuple, tuple]:
     """The outputs, channels last, whose tap lies inside the data, and the data that they read."""
     rows, y = _inside(layer, 0, kh, 0, layer.out_height)
@@ -122,7 +134,7 @@ def squares(layer) -> tuple[float, float]:
 
 def filters(layer) -> tuple[int, int, int, int]:
     """``(out, in / groups, kernel height, kernel width)``."""
-    return layer.out_channels, layer.channels // layer.groups, *layer.kernel
+    return computed(layer), layer.channels // layer.groups, *layer.kernel
 
 
 def matrix(layer) -> tuple[int, int]:
