@@ -1,16 +1,17 @@
 """The outputs of a tile: its sums requantized to int8, sixteen at a time, and stored.
 
 Rows whose width is not a multiple of sixteen share vectors: four rows of four columns make one vector, which is
-requantized at once and stored row by row. If a row ends in one to three columns beyond a multiple of four, four are
-computed, of padded sums, and these few are stored. Each step of the epilogue is done for all vectors before the next
-step, so the registers of a table are loaded once for all of them.
+requantized at once and stored row by row. One or two columns beyond a multiple of four are taken from vectors of four
+sums and share vectors with those of other rows. Of three columns, or too few rows, four are computed, of padded sums,
+and these few are stored. Each step of the epilogue is done for all vectors before the next step, so the registers of a
+table are loaded once for all of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm_mobilenet.schedules import integers, nest, values
@@ -19,7 +20,7 @@ from tvm_mobilenet.kinds.activation import bounds
 from tvm_mobilenet.layer import Layer
 
 VECTOR = 16  # outputs that are computed at once
-PIECES = (16, 8, 4, 1)  # numbers of outputs that a piece of a vector has
+PIECES = (16, 8, 4, 1)  # numbers of outputs that a piece of a vector has, and numbers of lanes of a vector
 LEAST = 4  # outputs of a vector of sums, of which a last piece stores fewer
 WHOLE = {1: "int8", 2: "int16", 4: "int32", 8: "int64"}  # dtype in which outputs are loaded and stored at once
 
@@ -36,12 +37,15 @@ class Row:
 
 @dataclass(frozen=True)
 class _Piece:
-    """``count`` neighbouring outputs of a row from ``at`` on, of which the first ``stored`` belong to the layer."""
+    """``count`` neighbouring outputs of a row from ``at`` on, of which the first ``stored`` belong to the layer. They
+    are the first of ``read`` sums.
+    """
 
     row: Row
     at: int
     count: int
     stored: int
+    read: int
 
     @property
     def partial(self) -> bool:
@@ -56,6 +60,11 @@ class _Piece:
     def lanes(self):
         return _lanes(self.at, self.count)
 
+    @property
+    def alone(self) -> _Piece:
+        """The piece with the stored outputs only."""
+        return replace(self, count=self.stored)
+
 
 def _lanes(first, count: int):
     return nest.Lanes(first, count) if count > 1 else first
@@ -66,6 +75,11 @@ def vectors(rows: int, width: int) -> int:
     whole, rest = divmod(width, VECTOR)
     by_size = Counter(size for size, _ in _pieces(rest, True))
     return rows * whole + sum(-(-rows * count // (VECTOR // size)) for size, count in by_size.items())
+
+
+def moves(rows: int, width: int) -> int:
+    """The number of pieces of a tile's outputs that are taken out of a vector to be stored."""
+    return rows * len(_pieces(width % VECTOR, True))
 
 
 def _pieces(width: int, padded: bool) -> list[tuple[int, int]]:
@@ -104,18 +118,46 @@ def _look_up(f: nest.Kernel, made: Sequence[_Vector]) -> None:
 
 
 def _vectors(layer: Layer, rows: Sequence[Row], width: int, padded: bool) -> list[list[_Piece]]:
-    """The outputs as pieces. Pieces of one size share vectors of sixteen lanes, as far as they go."""
-    by_size: dict[int, list[_Piece]] = {}
-    together = layer.output_layout == "NHWC"
+    """The outputs as vectors of pieces."""
+    if layer.output_layout == "NHWC" and layer.output_dtype == "int8":
+        return _shared(rows, width, padded, 2 * LEAST if "table" in layer.constants else LEAST)
+    pieces = _pieces(width, padded) if layer.output_layout == "NHWC" else [(1, 1)] * width
+    return [[piece] for own in _each(rows, pieces) for piece in own]
+
+
+def _each(rows: Sequence[Row], pieces: list[tuple[int, int]]) -> Iterator[list[_Piece]]:
+    """The pieces of all rows, for each piece of a row."""
     at = 0
-    for size, stored in _pieces(width, padded) if together else [(1, 1)] * width:
-        by_size.setdefault(size, []).extend(_Piece(row, at, size, stored) for row in rows)
+    for size, stored in pieces:
+        yield [_Piece(row, at, size, stored, size) for row in rows]
         at += stored
+
+
+def _shared(rows: Sequence[Row], width: int, padded: bool, least: int) -> list[list[_Piece]]:
+    """The outputs as vectors. Pieces of one size share vectors of sixteen lanes, as far as they go. One or two outputs
+    share vectors of at least ``least`` lanes without the padding behind them.
+    """
+    by_size: dict[int, list[_Piece]] = {}
     found = []
+    for own in _each(rows, _pieces(width, padded)):
+        if own[0].partial and own[0].stored <= LEAST // 2:
+            found, own = _close(own, least)
+        if own:
+            by_size.setdefault(own[0].count, []).extend(own)
     for size, pieces in by_size.items():
-        most = 1 if size == 1 or layer.output_dtype != "int8" else VECTOR // size
-        found += [pieces[i : i + most] for i in range(0, len(pieces), most)]
-    return [part for vector in found for part in _halved(vector)]
+        most = 1 if size == 1 else VECTOR // size
+        found += [part for at in range(0, len(pieces), most) for part in _halved(pieces[at : at + most])]
+    return found
+
+
+def _close(pieces: list[_Piece], least: int) -> tuple[list[list[_Piece]], list[_Piece]]:
+    """Vectors of at least so many lanes that hold the stored outputs of pieces alone, and the pieces that are left."""
+    found = []
+    while lanes := next((n for n in PIECES if pieces and least <= n <= len(pieces) * pieces[0].stored), 0):
+        rows = lanes // pieces[0].stored
+        found.append([piece.alone for piece in pieces[:rows]])
+        pieces = pieces[rows:]
+    return found, pieces
 
 
 def _halved(pieces: list[_Piece]) -> list[list[_Piece]]:
@@ -138,9 +180,12 @@ class _Vector:
         self.made = f.variables(1, self.count, layer.output_dtype) if self.count > 1 else None
 
     def _joined(self, of: Callable):
-        """A value of each piece, side by side."""
+        """A value of each piece, side by side; ``of(piece)`` may have more lanes, which are left out."""
         found = [of(piece) for piece in self.pieces]
-        return found[0] if len(found) == 1 else tirx.Shuffle(found, list(range(len(found) * values.lanes_of(found[0]))))
+        if len(found) == 1:
+            return found[0]
+        have = values.lanes_of(found[0])
+        return tirx.Shuffle(found, [n * have + lane for n in range(len(found)) for lane in range(min(have, self.each))])
 
     def _vectors(self, second: bool) -> integers.Constants | None:
         own = self.f.get("vectors")
@@ -148,13 +193,13 @@ class _Vector:
 
     def requantize(self) -> None:
         layer, ends = self.layer, self.f["ends"]
-        factor = self._joined(lambda piece: self.f["scale"][piece.lanes + self.first])
-        total = self._joined(lambda piece: piece.row.sums(piece.at, piece.count))
+        factor = self._joined(lambda piece: self.f["scale"][_lanes(piece.at, piece.read) + self.first])
+        total = self._joined(lambda piece: piece.row.sums(piece.at, piece.read))
         if layer.output_dtype == "float32":
             self._keep(values.cast(integers.unshifted(total, layer.small, self.count), "float32") * factor)
             return
         slopes = self.f.get("below")
-        below = slopes and self._joined(lambda piece: slopes[piece.lanes + self.first])
+        below = slopes and self._joined(lambda piece: slopes[_lanes(piece.at, piece.read) + self.first])
         clamps = layer.activation != "none" and bounds(layer.activation) is not None  # a table includes its clamp
         clamped = clamps and layer.residual != "before"
         own = integers.Ends(ends[1], ends[2], ends[3], clamped, self._vectors(False))

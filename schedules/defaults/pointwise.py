@@ -23,6 +23,7 @@ from tvm_mobilenet.layer import Layer
 # These hold for every core: the precision of the estimates.
 NEARLY = 1.015  # tiles within this factor of the fewest cycles count too: they may save memory or balance better
 OUTPUTS = 18  # vector instructions that requantize sixteen sums to int8
+MOVE = 0.03  # of an instruction: it chooses between tiles that requantize as many vectors
 FAR = 1.05  # tiles within this factor are considered if they save as much on all CPUs
 
 
@@ -136,7 +137,9 @@ def tile_cycles(m: int, n: int, k: int, tile_m: int, tile_n: int, layer: Layer, 
     def outputs(rows: int, columns: int) -> float:
         if not integer:
             return 0.0
-        return OUTPUTS / core.fma_per_cycle * integer_outputs.vectors(rows, columns) / depth
+        # Pieces of vectors are moved and stored by the pipes that multiply, if these are two.
+        moves = MOVE * integer_outputs.moves(rows, columns) if core.fma_per_cycle > 1 else 0
+        return (OUTPUTS * integer_outputs.vectors(rows, columns) + moves) / core.fma_per_cycle / depth
 
     def sums(rows: int, columns: int) -> float:
         vectors = -(-columns // lanes)

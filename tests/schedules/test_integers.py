@@ -60,6 +60,8 @@ LAYERS = (
     "pool 9x8x20 avg 3x3 s2 p1,1,1,1 i8 small",
     "pool 6x7x16 mean 5x3 p2,1,3,1 d1,2 i8",
     "pointwise m13 n10 k36 i8 group4 small relu6",
+    "pointwise m23 n9 k20 i8 group4 small hardswish add_after",
+    "pointwise m21 n18 k8 i8 group2 small prelu add_after",
     "pointwise m21 n18 k12 in18 out20 from6of384 into2of430 i8 group4 small",
     "pointwise m9 n6 k30 i8 group2 small add",
     "pointwise m9 n12 k5 i8 group4 small",
@@ -115,6 +117,17 @@ def run(target, layer: Layer, data, constants, second, path, decisions=None) -> 
 # The same instructions in both: a Cortex-A72's order of them, or a Cortex-A53's.
 WITHOUT_DOT = [("rpi3" if i % 2 else "rpi4", name) for i, name in enumerate(LAYERS)]
 OTHERS = [*WITHOUT_DOT, *((target, name) for target in ("armv7", "host") for name in LAYERS)]
+
+
+def test_a_few_columns_beyond_a_vector_share_one_with_other_rows():
+    """Two columns of eight rows took two vectors of sixteen lanes, and one column a tile of twelve."""
+    core, name = targets.load("rpi5").core, "pointwise m784 n{} k40 i8 group4 small"
+    layer = Layer.parse(name.format(10))
+    chosen = schedules.space(layer, core).default
+    text = str(schedules.kernel(layer, chosen))
+    rows = chosen["tile_m"] * chosen["tile_n"]
+    assert chosen["tile_n"] == 8 and text.count('"float32x16", "llvm.fma"') == (rows + 2 * chosen["tile_m"]) // 16
+    assert schedules.space(Layer.parse(name.format(21)), core).default["tile_n"] == 16
 
 
 @pytest.mark.parametrize("target", ["rpi4", "rpi5"])
