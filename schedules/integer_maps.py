@@ -18,13 +18,15 @@ from tvm_mobilenet.layer import Layer
 PIXELS = 16  # for every core: a vector of int8, four of float32
 
 
-def element(layer: Layer, f: nest.Kernel, x, second, count: int, channel=0):
-    """The output of an element-wise layer for ``count`` values, of this channel or of as many neighbouring ones."""
+def element(layer: Layer, f: nest.Kernel, x, second, count: int, channel=0, steps: int = 2):
+    """The output of an element-wise layer for ``count`` values, of this channel or of as many neighbouring ones;
+    ``steps`` as for `quotient`.
+    """
     if "uint8" in (layer.input_dtype, layer.output_dtype):
         return other_sign(x, layer, count)
     ends = f["ends"]
     if layer.input_dtype == "float32":
-        return quantized(x, f["scale"][0], ends, count)
+        return quantized(x, f, count, steps)
     if layer.op == "rescale" or layer.activation == PER_CHANNEL:
         total = values.cast(x, "int32") - values.broadcast(ends[0], count)
         return _requantized(layer, f, total, count, 0 if layer.op == "rescale" else channel)
@@ -70,26 +72,45 @@ def _requantized(layer: Layer, f: nest.Kernel, total, count: int, which=0):
     return integers.requantize(total, factor, own, layer.small, count, below)
 
 
-def quantized(x, scale, ends, count: int):
-    """``clamp(rint(x / scale) + zero)`` of float32 values, the quotient rounded to float32."""
+def quantized(x, f: nest.Kernel, count: int, steps: int):
+    """``clamp(rint(x / scale) + zero)`` of float32 values, the quotient as `quotient` makes it in so many ``steps``."""
+    scale, ends = f["scale"][0], f["ends"]
     magic = values.broadcast(values.const(integers.MAGIC, "float32"), count)
-    low, high = (values.cast(v - ends[1], "float32") * scale for v in (ends[2], ends[3]))
-    inside = T.min(T.max(x, values.broadcast(low, count)), values.broadcast(high, count))
-    whole = integers.reinterpret(quotient(inside, scale, count) + magic, "int32", count)
-    return values.cast(whole + values.broadcast(ends[1] - integers.BITS, count), "int8")
+    low, high = (values.broadcast(values.cast(v - ends[1], "float32") * scale, count) for v in (ends[2], ends[3]))
+    if f.decisions.get("bounds") == "numbers":
+        dtype = "float32" if count == 1 else f"float32x{count}"
+        inside = tirx.call_llvm_pure_intrin(dtype, "llvm.maxnum", x, low)
+        inside = tirx.call_llvm_pure_intrin(dtype, "llvm.minnum", inside, high)
+    else:
+        inside = T.min(T.max(x, low), high)
+    rounded = integers.reinterpret(quotient(inside, scale, count, steps) + magic, "int32", count)
+    # The low bytes of the sum with `MAGIC` are those of the whole number.
+    return values.cast(rounded, "int8") + values.broadcast(values.cast(ends[1], "int8"), count)
 
 
-def quotient(x, scale, count: int):
+EXACT = 0x3FF  # the bits of a float32 that are zero in numbers of at most 14 significant bits
+
+
+def few_bits(scale):
+    """Whether a scale has at most 14 significant bits, as calibration's have 12: `quotient` then takes one step."""
+    return tirx.bitwise_and(integers.reinterpret(scale, "int32", 1), values.const(EXACT, "int32")) == 0
+
+
+def quotient(x, scale, count: int, steps: int):
     """``x / scale``, rounded once, if neither the quotient nor the remainders leave the normal numbers.
 
     A division takes 7 to 34 cycles, so the code multiplies by the reciprocal and corrects by the remainder. Given a
     quotient within one unit in the last place and a correctly rounded reciprocal, one correction step gives the
-    correctly rounded quotient (Markstein 1990). The first step brings the product within that unit.
+    correctly rounded quotient (Markstein 1990). The first of two ``steps`` brings the product within that unit.
+
+    One step leaves an error of 2**-46 of the quotient before it is rounded. If the scale has at most 14 significant
+    bits, its products with the halves between int8 values are float32 numbers. So a quotient either is such a half, or
+    is further than that from the bounds between which quotients are rounded to it. Then both round to one integer.
     """
     reciprocal = values.broadcast(values.const(1.0, "float32") / scale, count)
     against = values.broadcast(values.const(0.0, "float32") - scale, count)
     found = x * reciprocal
-    for _ in range(2):
+    for _ in range(steps):
         found = integers.fused(integers.fused(found, against, x, count), reciprocal, found, count)
     return found
 
@@ -123,12 +144,16 @@ def image(layer: Layer, d: Decisions):
         b, h = task // layer.height, task % layer.height
         row = f["output"].reshaped((layer.batch * layer.height, layer.width * QUAD))
 
-        def pixels(w, count: int) -> None:
+        def pixels(w, count: int, steps: int) -> None:
             lane = nest.Lanes(w, count) if count > 1 else w
             planes = []
             for c in range(layer.channels):
                 x = f["data"][b, c, h, lane]
-                planes.append(of_pixels(f, x, c, count) if layer.op == "pixels" else element(layer, f, x, None, count))
+                planes.append(
+                    of_pixels(f, x, c, count)
+                    if layer.op == "pixels"
+                    else element(layer, f, x, None, count, steps=steps)
+                )
             planes += [integers.const(0, "int8", count)] * (QUAD - layer.channels)
             if count == 1:
                 for c, plane in enumerate(planes):
@@ -137,9 +162,12 @@ def image(layer: Layer, d: Decisions):
             order = [plane * count + i for i in range(count) for plane in range(QUAD)]
             row[task, nest.Lanes(w * QUAD, count * QUAD)] = tirx.Shuffle(planes, order)
 
-        if blocks:
-            with nest.serial(blocks) as block:
-                pixels(block * PIXELS, PIXELS)
-        for w in range(blocks * PIXELS, layer.width):
-            pixels(w, 1)
+        def line(steps: int) -> None:
+            if blocks:
+                with nest.serial(blocks) as block:
+                    pixels(block * PIXELS, PIXELS, steps)
+            for w in range(blocks * PIXELS, layer.width):
+                pixels(w, 1, steps)
+
+        nest.either(layer.input_dtype != "float32" or few_bits(f["scale"][0]), lambda: line(1), lambda: line(2))
     return f.prim_func

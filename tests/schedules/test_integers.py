@@ -351,7 +351,8 @@ def test_quads_of_columns_hold_all_taps_of_their_outputs():
 def test_images_are_divided_by_their_scale_as_rounding_says(target, tmp_path):
     """Without a division: quotients beside halves, whose last unit decides, infinities, numbers that are not normal."""
     layer, data, constants, second = operands_of("elementwise 8x64x3 none nchw out4 i8 reads_f32")
-    for seed, step in enumerate((0.0187, 1 / 3, 1.9999999, 1.0000001, 3e-20)):
+    few = (2 - 2**-13, 1 + 2**-13, 3277 * 2**-18)  # at most 14 significant bits: one step
+    for seed, step in enumerate((0.0187, 1 / 3, 1.9999999, 1.0000001, 3e-20, *few)):
         rng, scale = np.random.default_rng(seed), np.float32(step)
         halves = ((rng.integers(-300, 300, data.size) + 0.5).astype(np.float32) * scale).astype(np.float32)
         beside = (halves.view(np.int32) + rng.integers(-3, 4, data.size).astype(np.int32)).view(np.float32)

@@ -265,7 +265,7 @@ def random_constants(layer: Layer, data: np.ndarray, rng) -> dict[str, np.ndarra
     elif layer.op == "rescale":
         found["scale"] = np.array([0.71], np.float32)
     elif "scale" in layer.constants:
-        value = 0.031 if "float32" in (layer.input_dtype, layer.output_dtype) else 0.01
+        value = 127 / 4096 if "float32" in (layer.input_dtype, layer.output_dtype) else 0.01
         found["scale"] = np.array([value], np.float32)
     found["ends"] = ends[: layer.constants["ends"][0][0]].astype(np.int32) if "ends" in layer.constants else None
     found["added"] = np.array([0.71, 0.43], np.float32)
