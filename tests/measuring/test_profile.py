@@ -10,7 +10,7 @@ from tvm_mobilenet import profile, targets
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.plan import Plan, Step, Tensor
 from tvm_mobilenet.layer import Layer
-from tvm_mobilenet.measuring import layer_profile
+from tvm_mobilenet.measuring import conversions, layer_profile
 from tvm_mobilenet.measuring.roofline import missing, rooflines
 
 RPI4 = targets.load("rpi4")
@@ -161,17 +161,47 @@ def test_shares_gflops_and_multiples_follow_from_the_times(predicted):
     assert [k.seconds for k in predicted.kinds] == sorted((k.seconds for k in predicted.kinds), reverse=True)
 
 
-def test_a_layer_of_large_sums_is_near_its_roofline():
-    """The model of the core and the ceiling must speak of the same machine: no layer far below, a large one near."""
+@pytest.mark.parametrize(
+    "name, target, most",
+    [
+        ("pointwise m49 n256 k256 f32 relu6", "rpi4", 1.3),
+        ("pointwise m784 n16 k8 i8 group4 small", "rpi5", 1.1),
+    ],
+)
+def test_a_layer_is_near_its_roofline(name, target, most):
+    """The model of the core and the ceiling must speak of the same machine: no layer far below, and near it one of
+    large sums, and one of int8 with few channels.
+    """
     from tvm_mobilenet import schedules
     from tvm_mobilenet.tuning.candidate import Candidate
     from tvm_mobilenet.tuning.runner import Evaluate
 
-    layer = Layer.parse("pointwise m49 n256 k256 f32 relu6")
-    evaluate = Evaluate(RPI4)
+    layer, target = Layer.parse(name), targets.load(target)
+    evaluate = Evaluate(target)
     evaluate.prepare()
-    cost = evaluate(Candidate(layer.name, schedules.space(layer, RPI4.core).default)).cost
-    assert 0.98 < cost / RPI4.clock_hz / rooflines(one_step(layer.name), RPI4, 1)[0].compute < 1.3
+    found = evaluate(Candidate(layer.name, schedules.space(layer, target.core).default))
+    assert 0.98 < found.cost / target.clock_hz / rooflines(one_step(layer.name), target, 1)[0].compute < most
+
+
+def test_int8_conversions_share_the_units_of_multiply_adds():
+    """16 channels of 16: on a Cortex-A76 two pipes do all; a Cortex-A72 multiplies in one and converts in the other."""
+    name, groups = "pointwise m196 n16 k16 i8 group4 small", 196  # of sixteen outputs
+    products = 196 * 16 * 16
+    rpi5 = targets.load("rpi5")
+
+    def cycles(target, layer: str) -> float:
+        return conversions.cycles(Layer.parse(layer), target.core)
+
+    assert cycles(rpi5, name) == pytest.approx(products / 32 + 14 * groups / 2)
+    assert rooflines(one_step(name), rpi5, 2)[0].compute == pytest.approx(cycles(rpi5, name) / rpi5.clock_hz / 2)
+    # three slots a cycle: two for a multiply-add of eight or an instruction on 128 bits, one to narrow
+    assert cycles(RPI4, name) == pytest.approx(max(products / 8, (products / 8 * 2 + 26 * groups) / 3))
+    assert cycles(RPI4, "pointwise m196 n16 k256 i8 group4 small") == pytest.approx(products * 16 / 8), "hidden"
+    more = {word: cycles(rpi5, f"{name} {word}") - cycles(rpi5, name) for word in ("add", "hardswish", "relu6")}
+    assert more == pytest.approx({"add": 25 * groups / 2, "hardswish": (3 * 3 + 5) * groups / 2, "relu6": 0})
+    fused = cycles(rpi5, f"fused depthwise 14x14x16 3x3 p1,1,1,1 i8 group3 small > {name}")
+    assert fused == pytest.approx((products + 196 * 16 * 9) / 32 + 2 * 14 * groups / 2)
+    assert cycles(targets.load("armv7"), name) == products / targets.load("armv7").core.macs_per_cycle("int8")
 
 
 def test_prediction_stands_beside_measurement(folders, monkeypatch):

@@ -2,7 +2,9 @@
 
 After Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", 2009. Four ceilings:
 
-    compute   multiply-adds over the rate of all vector units (the core's ``fma_per_cycle`` and ``vector_bytes``)
+    compute   multiply-adds over the rate of all vector units (the core's ``fma_per_cycle`` and ``vector_bytes``, or its
+              ``[rates]``); with int8 also the instructions that convert values, on the units of the core's
+              ``[model.classes]`` (`conversions`)
     L1        every operand through vector registers once, at the rate of the core's loads and stores (``load_q``,
               ``store_q`` and their like in its ``[model.classes]``)
     L2        lines that no L1 can have kept, over the rate into and out of L1 (``l1_fill_bytes_per_cycle``)
@@ -16,7 +18,7 @@ store to a line that the cache lacks fills it first, as on the virtual board (`b
 filling lines that streams of stores fill whole, so a measured time is compared without these fills. Whole lines move: a
 layer that reads or writes every other twelve channels of a concatenation moves all lines of it.
 
-What is not here: instructions other than multiply-adds, loads and stores; the overlap of ceilings (``exposed`` of the
+What is not here: instructions other than these, loads and stores; the overlap of ceilings (``exposed`` of the
 core's file), so a layer whose compute and memory time are equal has a prediction of twice the bound on a core that
 overlaps nothing; and the second load of a value.
 
@@ -33,6 +35,7 @@ from math import prod
 import numpy as np
 
 from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.measuring import conversions
 from tvm_mobilenet.targets import memory
 
 COMPUTE, PORTS, CACHE, DRAM = "compute", "L1", "L2", "DRAM"
@@ -119,7 +122,7 @@ def rooflines(plan, target, threads: int, clock_hz: float | None = None, *, fill
         *read, written = (_moved(layer, t) for t in step.operands)
         found.append(
             Roofline(
-                layer.mult_adds / most.macs[layer.dtype],
+                conversions.cycles(layer, core) / cycles,
                 to_l1 / most.cache if most.cache else None,
                 to_last / most.dram,
                 ports.cycles(sum(read), written) / cycles if ports else None,
