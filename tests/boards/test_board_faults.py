@@ -171,6 +171,7 @@ def test_the_agent_is_killed_during_an_upload(tmp_path):
         killed(running, tmp_path, bench(tmp_path, running.url), r"uploading libmobilenet\.so \([\d,]+ bytes\)")
 
 
+@pytest.mark.full
 def test_the_agent_is_killed_during_a_run(tmp_path):
     with Agent(module=patched("")) as running:
         client = bench(tmp_path, running.url, "--seconds", "600")

@@ -31,6 +31,7 @@ WAYS = (
     "path_is_empty",
     "left_while_it_runs",
 )
+WITH_THREADS = ("closed_while_it_runs", "opened_by_many", "threads_read_while_set")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,9 @@ def abused(*command) -> None:
 @pytest.mark.parametrize(
     "way, sanitizer",
     [
-        *((way, sanitizer) for sanitizer in ("thread", "address,undefined") for way in WAYS),
+        *((way, "address,undefined") for way in WAYS),
+        *((way, "thread") for way in WITH_THREADS),
+        *(pytest.param(way, "thread", marks=pytest.mark.full) for way in WAYS if way not in WITH_THREADS),
         *((w, "none") for w in ALONE),
     ],
 )
@@ -71,7 +74,7 @@ def test_of_a_c_program(program, copy, way, sanitizer):
     "way, sanitizer",
     [
         *((w, "address,undefined") for w in WAYS if w not in ("weights_change_and_shrink", "path_is_empty")),
-        *((w, "thread") for w in ("closed_while_it_runs", "opened_by_many", "threads_read_while_set")),
+        *((w, "thread") for w in WITH_THREADS),
     ],
 )
 def test_of_a_c_program_with_its_weights_embedded(program, tmp_path, way, sanitizer):

@@ -92,8 +92,7 @@ HALF = [  # a target each: the same code but for what LLVM is told of the core
 @pytest.mark.parametrize(
     "target, model, alpha, resolution",
     [
-        ("rpi5", "v1", 0.25, 32),
-        *(pytest.param(*cell, marks=pytest.mark.full) for cell in HALF),
+        *(pytest.param(*cell, marks=pytest.mark.full) for cell in [("rpi5", "v1", 0.25, 32), *HALF]),
     ],
 )
 def test_float16_on_cpus_that_have_it_and_not_on_others(target, model, alpha, resolution):

@@ -254,7 +254,7 @@ def test_several_inputs_share_batch_and_size():
 # ---- from the flag to the machine code
 
 
-@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.full), "pt2"])
 def test_built_at_the_size_asked_for_and_verified_again(tmp_path, kind, capsys):
     path = tmp_path / f"net.{kind}"
     if kind == "onnx":

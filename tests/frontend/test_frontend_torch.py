@@ -149,11 +149,13 @@ class Forms(nn.Module):
 
 
 def test_forms_that_exporters_write_compute_what_pytorch_does():
-    model, x = Forms(FORMS).eval(), X[:1]
+    """Every other one; their machine code is compared in the full run, all of it."""
+    forms = dict(list(FORMS.items())[::2])
+    model, x = Forms(forms).eval(), X[:1]
     with torch.no_grad():
         expected = model(x)
     found = run_in_torch(passes.run(frontend.from_torch(model, x)), x.numpy())
-    for name, due, y in zip(FORMS, expected, found, strict=True):
+    for name, due, y in zip(forms, expected, found, strict=True):
         assert y.shape == due.shape, name
         np.testing.assert_allclose(y, due.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
 

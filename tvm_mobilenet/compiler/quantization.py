@@ -27,7 +27,7 @@ from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.passes.quantize import Quality, Quantization, Scale, integral
 from tvm_mobilenet.passes.whole_weights import whole_weights
 
-IMAGES = 32  # photographs and crops, if the user gives none
+IMAGES = 64  # photographs and crops, if the user gives none
 SAMPLE = AT_ONCE  # number of them on which choices are tried
 AUTO = "auto"
 
