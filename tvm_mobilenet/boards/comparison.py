@@ -30,7 +30,7 @@ class Difference:
     Attributes
     ----------
     relative : float
-        The largest difference over its unit; infinite if a value is not finite.
+        The largest difference over its unit; infinite if a value is not finite, and not that of the reference.
     where : tuple of int
         The index of that value.
     written, size : int
@@ -64,8 +64,11 @@ def in_channels(found: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def deviation_of(expected: np.ndarray) -> float:
-    """The unit of differences: the standard deviation; without deviation the largest value; if that is zero, 1."""
-    return float(expected.std()) or float(np.abs(expected).max()) or 1.0
+    """The unit of differences: the standard deviation; without deviation the largest value; if that is zero, 1. Values
+    that are infinite, as a mask has them, do not count.
+    """
+    finite = expected if np.isfinite(expected).all() else expected[np.isfinite(expected)]
+    return (float(finite.std()) or float(np.abs(finite).max()) if finite.size else 0.0) or 1.0
 
 
 def compare(found: np.ndarray, expected: np.ndarray, unit=None, *, sample: bool = False) -> Difference:
@@ -94,6 +97,7 @@ def compare(found: np.ndarray, expected: np.ndarray, unit=None, *, sample: bool 
     with np.errstate(invalid="ignore", over="ignore"):
         off = np.abs(np.where(written, found, expected if sample else np.inf) - expected)
         off = off / (deviation_of(expected) if unit is None else unit)
+        off = np.where(np.isinf(expected) & (found == expected), 0, off)
     worst = int(off.argmax())
     where = tuple(int(i) for i in np.unravel_index(worst, off.shape))
     largest = float(off.flat[worst])

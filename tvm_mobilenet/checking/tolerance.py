@@ -72,7 +72,7 @@ def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=No
     """
     if layer.body is not None:
         values = definition.reference(layer, data, second=second, constants=constants)
-        size, terms = np.mean(values**2, keepdims=True), 1
+        size, terms = np.mean(_finite(values) ** 2).reshape([1] * values.ndim), 1
         if layer.op in SUMS and values.size:
             terms = data.size // values.size
             squares = np.mean(np.asarray(data, np.float64) ** 2) * (terms if layer.op == "sum" else 1 / terms)
@@ -100,6 +100,12 @@ def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=No
     return Sum(values, np.sqrt(scale), np.sqrt(own / terms), terms, most, layer.accumulator_dtype)
 
 
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Values without infinities, which a mask of scores has; all of them if there are no others."""
+    finite = np.isfinite(values)
+    return values[finite] if finite.any() and not finite.all() else values
+
+
 def channel_axis(layer: Layer) -> int:
     """The axis of a layer's output that is its channels."""
     if layer.body is not None:
@@ -114,6 +120,7 @@ def unit(values: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
     These limits matter for a few values, and where values differ by their biases alone: there the standard deviation
     says little about the scale of the sums.
     """
+    values = _finite(values)
     deviation = float(values.std())
     found = np.clip(deviation, np.asarray(scale, np.float64) / WITHIN, WITHIN * np.asarray(scale, np.float64))
     floor = deviation / 256 or float(np.abs(values).max(initial=0.0)) or 1.0
@@ -159,7 +166,8 @@ def _beside(function: str, values: np.ndarray, step: np.ndarray, which, axis: in
     chooses between the two changes.
     """
     output = definition.apply(function, values, axis, slopes)
-    return which(*(np.abs(definition.apply(function, values + s * step, axis, slopes) - output) for s in (-1, 1)))
+    with np.errstate(invalid="ignore"):  # infinities have no neighbours
+        return which(*(np.abs(definition.apply(function, values + s * step, axis, slopes) - output) for s in (-1, 1)))
 
 
 @dataclass(frozen=True)

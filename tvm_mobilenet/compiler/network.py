@@ -193,7 +193,7 @@ class Network:
         """As `reference`, a ``frontend.framework.Outputs``; ``before``: also before a last softmax or activation."""
         from tvm_mobilenet.frontend import framework
 
-        return framework.run(self.options, self.model, self.real(inputs), before)
+        return framework.run(self.options, self.model, self.real(inputs), before).shown()
 
     def real(self, inputs: list[tuple[np.ndarray, ...]]) -> list[tuple[np.ndarray, ...]]:
         """Inputs as the model itself takes them: in its dtypes, with integers decoded to real values."""
@@ -214,8 +214,15 @@ def _labels(options: ModelOptions, classes: int) -> tuple[str, ...]:
 
 
 def _check_finite(layers: list, options: ModelOptions) -> None:
-    """Refuse weights, or results of folding batch norms into them, that are not finite: every output would be NaN."""
-    odd = [c.source or c.name for c in layers if not all(np.isfinite(a).all() for a in c.constants.values())]
+    """Refuse weights, or results of folding batch norms into them, that are not finite: every output would be NaN.
+    Generic layers may have infinities, as a mask of scores before a softmax.
+    """
+
+    def is_odd(call) -> bool:
+        wrong = (lambda a: ~np.isfinite(a)) if call.layer.body is None else np.isnan
+        return any(wrong(a).any() for a in call.constants.values())
+
+    odd = [c.source or c.name for c in layers if is_odd(c)]
     if odd:
         raise TvmMobilenetError(
             f"{options.title}: infinities or NaN in the folded weights of {', '.join(odd[:3])}"

@@ -7,7 +7,7 @@ Probabilities of 1.0 and 0.0 hide differences that the logits show.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,16 @@ class Outputs:
         """One output for each of the inputs, before its last function if it has one."""
         chosen = self.before if self.functions[output] else self.values
         return [outputs[output] for outputs in chosen]
+
+    def shown(self) -> Outputs:
+        """Without functions of infinities, which a mask puts before a softmax: they show no differences."""
+        finite = [
+            bool(f) and all(np.isfinite(values[j]).all() for values in self.before)
+            for j, f in enumerate(self.functions)
+        ]
+        functions = tuple(f if finite[j] else "" for j, f in enumerate(self.functions))
+        before = [[v if finite[j] else None for j, v in enumerate(values)] for values in self.before]
+        return replace(self, before=before, functions=functions)
 
 
 def run(options, model, inputs: list[tuple[np.ndarray, ...]], before: bool = True) -> Outputs:

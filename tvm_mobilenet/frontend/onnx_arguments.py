@@ -6,6 +6,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
+OUTPUTS = "number of outputs"  # among the attributes of a node
+
 
 def is_empty(expr: relax.Expr) -> bool:
     """Whether an operand is a constant without values, which stands for one that is left out."""

@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 from tvm import relax
 
 op = relax.op
-_OUTPUT, _MASK = 1, 3  # number of outputs, and the place of the mask among the inputs
+_MASK = 3  # its place among the inputs
 
 
-def converted(bb, inputs, attrs, outputs: int) -> relax.Expr:
+def is_written_out(node: onnx.NodeProto) -> bool:
+    """Whether it has a form that ONNX's own definition writes out: a cache of earlier runs, or a cap of its scores."""
+    capped = any(a.name in ("softcap", "qk_matmul_output_mode") and (a.f or a.i) for a in node.attribute)
+    return capped or any(node.output[1:]) or any(node.input[_MASK + 1 :])
+
+
+def converted(bb, inputs, attrs) -> relax.Expr:
     """Queries, keys and values are (batch, heads, rows, width), or (batch, rows, heads * width).
 
     A ValueError gives the reason why a node cannot be converted.
     """
-    if outputs > _OUTPUT or any(one is not None for one in (*inputs,)[_MASK + 1 :]):
-        raise ValueError("keys and values of earlier runs; export the model without a cache")
-    if attrs.get("softcap"):
-        raise ValueError("softcap is not supported; export it without")
+    if any(one is not None for one in (*inputs,)[_MASK + 1 :]):
+        raise ValueError("it reads keys, values or lengths of earlier runs; export the model without a cache")
     queries, keys, values = inputs[:_MASK]
     flat = len(queries.ty.shape) == 3
     q, k, v = queries, keys, values
@@ -34,19 +39,30 @@ def converted(bb, inputs, attrs, outputs: int) -> relax.Expr:
     scores = bb.emit(op.matmul(q, bb.emit(op.permute_dims(k, (0, 1, 3, 2)))))
     scores = bb.emit(op.multiply(scores, relax.const(scale, dtype)))
     lowest = float(np.finfo(dtype).min) / 2  # its sum with a score is no infinity
-    if attrs.get("is_causal", 0):
-        *_, rows, columns = (int(d) for d in scores.ty.shape)
-        scores = bb.emit(op.add(scores, relax.const(np.triu(np.full((rows, columns), lowest, dtype), 1), dtype)))
-    if len(inputs) > _MASK and inputs[_MASK] is not None:
-        mask = inputs[_MASK]
-        if str(mask.ty.dtype) == "bool":
-            mask = bb.emit(op.where(mask, relax.const(0.0, dtype), relax.const(lowest, dtype)))
-        scores = bb.emit(op.add(scores, mask))
-    made = bb.emit(op.matmul(bb.emit(op.nn.softmax(scores, -1)), v))
+    mask = inputs[_MASK] if len(inputs) > _MASK else None
+    *_, rows, columns = (int(d) for d in scores.ty.shape)
+    reach = np.tri(rows, columns, dtype=bool) if attrs.get("is_causal", 0) else None
+    kept = None
+    if mask is not None and str(mask.ty.dtype) == "bool":
+        kept = mask if reach is None else bb.emit(op.logical_and(mask, relax.const(reach)))
+        scores = bb.emit(op.add(scores, _below(bb, kept, lowest, dtype)))
+    else:
+        if reach is not None:
+            scores = bb.emit(op.add(scores, relax.const(np.where(reach, 0, lowest).astype(dtype))))
+        scores = scores if mask is None else bb.emit(op.add(scores, mask))
+    shares = bb.emit(op.nn.softmax(scores, -1))
+    if kept is not None:  # a row of which nothing is kept is 0
+        some = bb.emit(op.max(bb.emit(op.astype(kept, dtype)), -1, keepdims=True))
+        shares = bb.emit(op.multiply(shares, some))
+    made = bb.emit(op.matmul(shares, v))
     if not flat:
         return made
     batch, heads, rows, width = (int(d) for d in made.ty.shape)
     return op.reshape(bb.emit(op.permute_dims(made, (0, 2, 1, 3))), (batch, rows, heads * width))
+
+
+def _below(bb, kept: relax.Expr, lowest: float, dtype: str) -> relax.Expr:
+    return bb.emit(op.where(kept, relax.const(0.0, dtype), relax.const(lowest, dtype)))
 
 
 def _in_heads(bb, x: relax.Expr, heads: int) -> relax.Expr:

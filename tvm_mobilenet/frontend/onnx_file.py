@@ -24,9 +24,10 @@ from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.reading import refusal
 from tvm_mobilenet.frontend import onnx_graphs, onnx_limits, onnx_opsets, onnx_quantized, onnx_sparse, onnx_widened
 from tvm_mobilenet.frontend.imported import finished, opaque
+from tvm_mobilenet.frontend.onnx_arguments import OUTPUTS
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, leave_out_unread, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
-from tvm_mobilenet.frontend.onnx_operators import CONVERTERS, OUTPUTS
+from tvm_mobilenet.frontend.onnx_operators import CONVERTERS, is_written_out
 from tvm_mobilenet.frontend.sizes import FLOATS_ALONE
 from tvm_mobilenet.terminal.printable import printable
 
@@ -58,6 +59,7 @@ def from_onnx(
         model = onnx_opsets.converted(model, path)
         opset = _check(model, path)
         fix_inputs(model.graph, batch, size, layout, path)
+        model = onnx_graphs.with_operators_written_out(model, is_written_out)
         # TVM prints the names of unknown operators, which may contain any characters
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -108,7 +110,7 @@ class _Importer(ONNXGraphImporter):
         except TvmMobilenetError:
             raise
         except Exception as e:
-            known = [self._shapes.get(o) for o in node.output if o]
+            known = [self._shapes.get(o) if o else ((1,), "float32") for o in node.output]
             if None in known:
                 raise TvmMobilenetError(
                     f"{op_name} at {node.name or node.output[0]} is not supported: {str(e).splitlines()[0]}",

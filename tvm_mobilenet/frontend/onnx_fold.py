@@ -6,6 +6,7 @@ the input's shape fixed all of them are constants. ONNX's own reference evaluato
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,8 @@ def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
                 dims = np.array(shapes[node.input[0]][0], np.int64)
                 bounds = {a.name: a.i for a in node.attribute}
                 values = [dims[bounds.get("start", 0) : bounds.get("end", len(dims))]]
+            elif node.op_type == "Size" and node.input[0] in shapes:
+                values = [np.array(math.prod(shapes[node.input[0]][0]), np.int64)]
             elif all(i in constants or not i for i in node.input):
                 values = _evaluate(node, constants, model, path)
             if values is None:
@@ -106,7 +109,7 @@ def explicit_pads(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         mode = attributes.pop("auto_pad", b"NOTSET").decode()
-        if node.op_type not in ("Conv", "MaxPool", "AveragePool") or not mode.startswith("SAME"):
+        if node.op_type not in ("Conv", "MaxPool", "AveragePool", "LpPool") or not mode.startswith("SAME"):
             continue
         size = shapes[node.input[0]][0][2:]
         kernel = attributes.get("kernel_shape") or initialisers[node.input[1]][2:]

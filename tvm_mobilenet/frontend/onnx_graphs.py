@@ -7,7 +7,7 @@ the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import onnx.inliner
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.files import limits
+
+_DEEPEST = 3  # definitions inside of definitions
 
 
 def with_functions_inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -48,6 +50,25 @@ def with_functions_inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProt
             "export a network of fewer operators",
         )
     return onnx.inliner.inline_local_functions(model)
+
+
+def with_operators_written_out(model: onnx.ModelProto, wanted: Callable[[onnx.NodeProto], bool]) -> onnx.ModelProto:
+    """The model with the nodes that ONNX defines by others in place of each kind of which ``wanted`` is true."""
+    for _ in range(_DEEPEST):
+        names = sorted({node.op_type for node in model.graph.node if wanted(node)})
+        if not names:
+            break
+        with_types = onnx.ModelProto.FromString(model.SerializeToString())  # some definitions depend on those of inputs
+        for tensor in with_types.graph.initializer:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            with_types.graph.value_info.append(value)
+        ids = [("", name) for name in names]
+        try:
+            model = onnx.inliner.inline_selected_functions(with_types, ids, inline_schema_functions=True)
+        except Exception:  # they are reported as operators without a layer
+            break
+        del model.graph.value_info[:]
+    return model
 
 
 def in_order(graph: onnx.GraphProto) -> None:

@@ -2,8 +2,9 @@
 recognises.
 
 `CONVERTERS` has them by operator: ``convert(bb, inputs, attrs, otherwise)`` returns the Relax expression of a node, and
-``otherwise(inputs)`` that of TVM's own importer. ``attrs`` also has the number of the node's outputs, as `OUTPUTS`. A
-ValueError gives the reason why a node cannot be converted.
+``otherwise(inputs)`` that of TVM's own importer. ``attrs`` also has the number of the node's outputs, as
+`onnx_arguments.OUTPUTS`. A ValueError gives the reason why a node cannot be converted. Nodes of which `is_written_out`
+is true become others before.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ import numpy as np
 import onnx
 import tvm
 from tvm import relax
+from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
 
 from tvm_mobilenet.files import limits
-from tvm_mobilenet.frontend import nests, onnx_attention, onnx_recurrent, onnx_resizes, positions
-from tvm_mobilenet.frontend.onnx_arguments import array_of, text
-
-OUTPUTS = "number of outputs"
+from tvm_mobilenet.frontend import nests, onnx_attention, onnx_recurrent, onnx_resizes, onnx_windows, positions
+from tvm_mobilenet.frontend.onnx_arguments import OUTPUTS, array_of, is_empty, text
 
 
 def _clip(bb, inputs, attrs, otherwise):
@@ -145,7 +145,7 @@ def _power(bb, inputs, attrs, otherwise):
 
 
 def _attention(bb, inputs, attrs, otherwise):
-    return onnx_attention.converted(bb, inputs, attrs, attrs[OUTPUTS])
+    return onnx_attention.converted(bb, inputs, attrs)
 
 
 def _compress(bb, inputs, attrs, otherwise):
@@ -162,25 +162,6 @@ def _eye_like(bb, inputs, attrs, otherwise):
     dtype = attrs.get("dtype")
     dtype = str(inputs[0].ty.dtype) if dtype is None else onnx.helper.tensor_dtype_to_np_dtype(dtype).name
     return relax.const(np.eye(*(int(d) for d in inputs[0].ty.shape), k=int(attrs.get("k", 0)), dtype=dtype), dtype)
-
-
-def _max_pool(bb, inputs, attrs, otherwise):
-    """A pool; if its second output is read, with the places of its maxima in all of the data."""
-    made = otherwise(inputs)
-    if attrs[OUTPUTS] < 2:
-        return made
-    if attrs.get("storage_order", 0):
-        raise ValueError("its places count by columns; export it with storage_order = 0")
-    x, kernel = inputs[0], [int(k) for k in attrs["kernel_shape"]]
-    ones, zeros = [1] * len(kernel), [0] * len(kernel)
-    strides, dilations, pads = (
-        list(attrs.get(k, d)) for k, d in (("strides", ones), ("dilations", ones), ("pads", zeros))
-    )
-    largest = bb.emit(made)
-    shape = [int(d) for d in x.ty.shape]
-    places = nests.places_in_windows(bb, x, largest, kernel, strides, pads[: len(kernel)], dilations)
-    maps = np.arange(math.prod(shape[:2])).reshape([*shape[:2], *ones]) * math.prod(shape[2:])
-    return relax.Tuple([largest, relax.op.add(places, relax.const(maps, "int64"))])
 
 
 def _shrink(bb, inputs, attrs, otherwise):
@@ -206,15 +187,66 @@ def _one_hot(bb, inputs, attrs, otherwise):
 
 
 def _dropout(bb, inputs, attrs, otherwise):
-    """The data itself, but in training mode."""
+    """The data itself, and a mask that keeps all of it, but in training mode."""
     training = inputs[2] if len(inputs) > 2 else None
     if training is not None and (not isinstance(training, tvm.ir.Constant) or array_of(training).any()):
         return _random(bb, inputs, attrs, otherwise)
-    return inputs[0]
+    if attrs[OUTPUTS] == 1:
+        return inputs[0]
+    return relax.Tuple([inputs[0], relax.const(np.ones([int(d) for d in inputs[0].ty.shape], bool), "bool")])
 
 
 def _random(bb, inputs, attrs, otherwise):
     raise ValueError("it draws random numbers; export the model in inference mode (model.eval())")
+
+
+def _is_infinite(bb, inputs, attrs, otherwise):
+    """TVM's importer ignores that one of both infinities may be meant alone."""
+    signs = [s for s, name in ((1, "detect_positive"), (-1, "detect_negative")) if attrs.get(name, 1)]
+    if not signs:
+        return relax.const(np.zeros([int(d) for d in inputs[0].ty.shape], bool), "bool")
+    if len(signs) == 2:
+        return otherwise(inputs)
+    return relax.op.equal(inputs[0], _const(inputs[0], signs[0] * np.inf))
+
+
+def _products_so_far(bb, inputs, attrs, otherwise):
+    """CumProd, backwards if told so."""
+    x, axis = inputs[0], int(array_of(inputs[1]).reshape(()))
+    back = attrs.get("reverse", 0)
+    made = relax.op.cumprod(
+        bb.emit(relax.op.flip(x, axis)) if back else x, axis, exclusive=bool(attrs.get("exclusive", 0))
+    )
+    return relax.op.flip(bb.emit(made), axis) if back else made
+
+
+def _rms_norm(bb, inputs, attrs, otherwise):
+    """TVM has no norm of all dimensions: another one is put before them."""
+    x, shape = inputs[0], [int(d) for d in inputs[0].ty.shape]
+    axis = int(attrs.get("axis", -1)) % len(shape)
+    if axis:
+        return otherwise(inputs)
+    attrs["axis"] = 1
+    made = otherwise(type(inputs)([bb.emit(relax.op.reshape(x, (1, *shape))), *inputs[1:]]))
+    return relax.op.reshape(bb.emit(made), shape)
+
+
+def _without_its_shape(bb, inputs, attrs, otherwise):
+    raise ValueError("how many boxes are left depends on data; cut it off and select the boxes on the device's CPU")
+
+
+def _batch_norm(bb, inputs, attrs, otherwise):
+    """TVM's operator if its parameters are constants, else arithmetic."""
+    x, scale, bias, mean, variance = inputs[:5]
+    if all(isinstance(one, tvm.ir.Constant) for one in inputs[1:5]):
+        return otherwise(inputs)
+    if attrs.get("training_mode", 0):
+        raise ValueError("it is in training mode; export the model in inference mode (model.eval())")
+    shape = [1, -1, *[1] * (len(x.ty.shape) - 2)]
+    scale, bias, mean, variance = (bb.emit(relax.op.reshape(one, shape)) for one in (scale, bias, mean, variance))
+    step = bb.emit(relax.op.add(variance, _const(x, attrs.get("epsilon", 1e-5))))
+    factor = bb.emit(relax.op.multiply(bb.emit(relax.op.rsqrt(step)), scale))
+    return relax.op.add(bb.emit(relax.op.multiply(bb.emit(relax.op.subtract(x, mean)), factor)), bias)
 
 
 def _celu(bb, inputs, attrs, otherwise):
@@ -277,6 +309,19 @@ def _conv_transpose(bb, inputs, attrs, otherwise):
     return otherwise(inputs)
 
 
+def _reduced(alone: Callable | None) -> Callable:
+    """A reduction, in its data's dtype. With no axes it may be told to reduce none, and is ``alone`` of each value."""
+
+    def convert(bb, inputs, attrs, otherwise):
+        x, axes = inputs[0], inputs[1] if len(inputs) > 1 else None
+        if attrs.get("noop_with_empty_axes", 0) and "axes" not in attrs and (axes is None or is_empty(axes)):
+            return x if alone is None else alone(x)
+        made = bb.emit(otherwise(inputs))
+        return made if str(made.ty.dtype) == str(x.ty.dtype) else relax.op.astype(made, str(x.ty.dtype))
+
+    return convert
+
+
 def _const(x: relax.Expr, value: float) -> relax.Expr:
     return relax.const(float(value), str(x.ty.dtype))
 
@@ -290,7 +335,6 @@ CONVERTERS: dict[str, Callable] = {
     "Attention": _attention,
     "Compress": _compress,
     "EyeLike": _eye_like,
-    "MaxPool": _max_pool,
     "Gather": _gather,
     "GatherND": _gather_nd,
     "GatherElements": _gather_elements,
@@ -305,7 +349,32 @@ CONVERTERS: dict[str, Callable] = {
     "Swish": _swish,
     "LpNormalization": _lp_normalization,
     "LayerNormalization": _layer_norm,
+    "RMSNormalization": _rms_norm,
+    "BatchNormalization": _batch_norm,
+    "IsInf": _is_infinite,
+    "CumProd": _products_so_far,
+    "NonMaxSuppression": _without_its_shape,
     "ConvTranspose": _conv_transpose,
+    **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum", "ReduceProd"), _reduced(None)),
+    **dict.fromkeys(("ReduceL1", "ReduceL2"), _reduced(relax.op.abs)),
+    "ReduceLogSumExp": _reduced(None),
+    "ReduceLogSum": _reduced(relax.op.log),
+    "ReduceSumSquare": _reduced(lambda x: relax.op.multiply(x, x)),
     "Resize": onnx_resizes.resize,
+    **onnx_windows.CONVERTERS,
     **onnx_recurrent.CONVERTERS,
 }
+
+# operators without a converter here or in TVM's importer that ONNX defines by others
+_DEFINED = {
+    schema.name
+    for schema in onnx.defs.get_all_schemas()
+    if schema.domain == "" and (schema.has_function or schema.has_context_dependent_function)
+} - {*CONVERTERS, *_get_convert_map(), "SequenceMap"}
+
+
+def is_written_out(node: onnx.NodeProto) -> bool:
+    """Whether ONNX's own definition of a node by other operators takes its place."""
+    if node.op_type == "Attention":
+        return onnx_attention.is_written_out(node)
+    return node.op_type in _DEFINED

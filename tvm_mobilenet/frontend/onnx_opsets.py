@@ -14,6 +14,8 @@ from onnx import helper
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 
 OLDEST = 11
+_ROI_CHANGED = 16  # RoiAlign's positions
+NEWEST = 23  # whose attributes TVM's importer and converters of ours read
 
 
 def of(model: onnx.ModelProto) -> int:
@@ -45,6 +47,12 @@ def check(model: onnx.ModelProto, path: Path) -> None:
         except onnx.defs.SchemaError:
             continue  # it came with a later opset: it is reported as an operator without a layer
         given = {attribute.name for attribute in node.attribute}
+        if opset > NEWEST and (newer := given - known_attributes(node.op_type, opset)):
+            raise TvmMobilenetError(
+                f"{path}: {node.op_type} at {node.name or ', '.join(node.output)} has {', '.join(sorted(newer))}, of "
+                f"opset {opset}, which no layer computes; opsets up to {NEWEST} are known",
+                f"export the model again with opset_version={NEWEST}",
+            )
         lacks = [f"its attribute {a.name}" for a in schema.attributes.values() if a.required and a.name not in given]
         if len(node.input) < schema.min_input:
             lacks.append(f"{schema.min_input - len(node.input)} of its {schema.min_input} inputs")
@@ -56,6 +64,14 @@ def check(model: onnx.ModelProto, path: Path) -> None:
             )
 
 
+def known_attributes(operator: str, opset: int) -> set[str]:
+    """The names of attributes of an operator that converters read: of later opsets than `NEWEST` those that it had."""
+    try:
+        return set(onnx.defs.get_schema(operator, min(opset, NEWEST), "").attributes)
+    except onnx.defs.SchemaError:  # it is newer: it has a layer, or is reported as an operator without one
+        return set(onnx.defs.get_schema(operator, opset, "").attributes)
+
+
 def converted(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """The model with opset `OLDEST` or a later one. ``path`` is for messages.
 
@@ -65,6 +81,7 @@ def converted(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         ONNX cannot convert it.
     """
     opset = of(model)
+    _with_old_defaults(model, opset)
     if opset >= OLDEST:
         return model
     try:
@@ -80,3 +97,11 @@ def converted(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
             node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
     return new
+
+
+def _with_old_defaults(model: onnx.ModelProto, opset: int) -> None:
+    """Write down an attribute whose default has changed since, in place."""
+    for node in model.graph.node if opset < _ROI_CHANGED else ():
+        name = "coordinate_transformation_mode"
+        if node.op_type == "RoiAlign" and not any(a.name == name for a in node.attribute):
+            node.attribute.append(helper.make_attribute(name, "output_half_pixel"))

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import tvm
 from tvm import relax
 
 from tvm_mobilenet.files import limits
 from tvm_mobilenet.frontend.onnx_arguments import array_of, is_empty, text
 
-_WHERE = "coordinate_transformation_mode"
+_WHERE, _CROP = "coordinate_transformation_mode", "tf_crop_and_resize"
 
 
 def resize(bb, inputs, attrs: dict, otherwise: Callable) -> relax.Expr:
@@ -25,10 +26,14 @@ def resize(bb, inputs, attrs: dict, otherwise: Callable) -> relax.Expr:
     x, axes = inputs[0], [int(a) for a in attrs.pop("axes", ())]
     shape = [int(d) for d in x.ty.shape]
     axes = [a % len(shape) for a in axes] or list(range(len(shape)))
-    scales, wanted, whole = _wanted(shape, axes, inputs, attrs)
+    given_axes, (scales, wanted, whole) = axes != list(range(len(shape))), _wanted(shape, axes, inputs, attrs)
     places = text(attrs.get(_WHERE, "half_pixel"))
     changed = [a for a in range(len(shape)) if wanted[a] != shape[a]]
-    if places != "tf_crop_and_resize":
+    if places == _CROP and isinstance(inputs[1], tvm.ir.Constant):
+        return _cropped(bb, x, axes, array_of(inputs[1]), scales, wanted, attrs)
+    if places == _CROP and given_axes:
+        raise ValueError("a part of some axes that is computed; export it with a constant roi")
+    if places != _CROP:
         if whole and not changed:
             return x
         last = all(a >= len(shape) - 2 for a in changed) or (len(shape) == 4 and changed in ([1], [2], [1, 2]))
@@ -71,15 +76,40 @@ def _wanted(shape: list[int], axes: list[int], inputs, attrs: dict) -> tuple[np.
     return scales, wanted, all(wanted[a] == one * shape[a] for a in axes)
 
 
-def _weighed(bb, x: relax.Expr, scales: np.ndarray, wanted: list[int], attrs: dict) -> relax.Expr:
-    """A resize of each axis by itself, with positions that follow from the scales, as in ONNX Runtime."""
+def _cropped(bb, x: relax.Expr, axes: list[int], part: np.ndarray, scales, wanted: list[int], attrs) -> relax.Expr:
+    """A resize of a part of the data, whose ends are given as shares of each axis; other values lie outside of it."""
+    shape, ends = [int(d) for d in x.ty.shape], part.astype(np.float32).reshape(2, -1).T
+    places: dict[int, np.ndarray] = {a: np.arange(n, dtype=np.float32) for a, n in enumerate(shape)}
+    outside = np.zeros(wanted, bool)
+    for axis, (start, end) in zip(axes, ends, strict=True):
+        n, size = shape[axis], wanted[axis]
+        at, last = np.arange(size, dtype=np.float32), np.float32(n - 1)
+        if size > 1:
+            at = start * last + at * ((end - start) * last / np.float32(size - 1))
+        else:
+            at = np.full(1, np.float32(0.5) * (start + end) * last, np.float32)
+        places[axis] = at
+        along = [-1 if a == axis else 1 for a in range(len(shape))]
+        outside |= ((at < 0) | (at > last)).reshape(along)
+    made = _weighed(bb, x, scales.astype(np.float32), wanted, attrs, places)
+    if not outside.any():
+        return made
+    limits.check_tensor(outside.size, 1, "the mask of a Resize")
+    beside = relax.const(float(attrs.get("extrapolation_value", 0.0)), str(x.ty.dtype))
+    return relax.op.where(relax.const(outside, "bool"), beside, made)
+
+
+def _weighed(bb, x: relax.Expr, scales: np.ndarray, wanted: list[int], attrs: dict, places=None) -> relax.Expr:
+    """A resize of each axis by itself, at given positions, or at ONNX Runtime's, which follow from the scales."""
     mode, shape = text(attrs.get("mode", "nearest")), [int(d) for d in x.ty.shape]
     rounding = text(attrs.get("nearest_mode", "round_prefer_floor"))
     for axis, scale in enumerate(scales):
         n, size = shape[axis], wanted[axis]
-        if scale == 1 and size == n:
+        if places is not None and np.array_equal(places[axis], np.arange(n)):
             continue
-        at = _positions(text(attrs.get(_WHERE, "half_pixel")), n, size, scale)
+        if places is None and scale == 1 and size == n:
+            continue
+        at = _positions(text(attrs.get(_WHERE, "half_pixel")), n, size, scale) if places is None else places[axis]
         if mode == "nearest":
             index = _ROUNDED[rounding](at).clip(0, n - 1).astype(np.int64)
             x = bb.emit(relax.op.take(x, relax.const(index, "int64"), axis))
