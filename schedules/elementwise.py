@@ -38,11 +38,13 @@ def decisions(layer: Layer, core) -> Space:
     lanes = [v for v in (vector, 2 * vector, 4 * vector) if v <= layer.channels] or [min(vector, layer.channels)]
     blocks = [b for b in divisors(layer.height * layer.width) if b <= 4096]
     enough = [b for b in blocks if layer.height * layer.width // b >= SHARES * core.cpus]
+    integer = dtypes.of(layer.dtype).integer
+    own = integer_constants.lookup_choice(layer, core) | integer_maps.bounds_choice(layer, core) if integer else {}
     return Space(
         {
             "lanes": Choice(tuple(lanes), lanes[-1]),
             "p_block": Choice(tuple(blocks), max(enough, default=1)),
-            **(integer_constants.lookup_choice(layer, core) if dtypes.of(layer.dtype).integer else {}),
+            **own,
             **nest.core_choices(layer, core),
         },
         lambda d: "",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.tirx.script import builder as T
 from tvm_mobilenet.schedules import integer_constants, integers, nest, values
-from tvm_mobilenet.schedules.choices import Decisions
+from tvm_mobilenet.schedules.choices import Choice, Decisions
 from tvm_mobilenet.schedules.integer_products import QUAD
 
 from tvm_mobilenet.kinds.activation import PER_CHANNEL
@@ -42,6 +42,12 @@ def element(layer: Layer, f: nest.Kernel, x, second, count: int, channel=0, step
     )
     total = values.cast(left, "int32") * values.cast(right, "int32")
     return _requantized(layer, f, total, count)
+
+
+def bounds_choice(layer: Layer, core) -> dict[str, Choice]:
+    """The way to bound float32 data: ``numbers`` where one instruction gives the greater of two, else comparisons."""
+    numbers = layer.input_dtype == "float32" and core.architecture == "aarch64"
+    return {"bounds": Choice(("numbers",), "numbers")} if numbers else {}
 
 
 def other_sign(x, layer: Layer, count: int):

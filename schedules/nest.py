@@ -298,17 +298,14 @@ class Kernel:
 
 def core_choices(layer: Layer, core) -> dict[str, Choice]:
     """Decisions that follow from the core, with one candidate each, since a kernel is made from a layer and its
-    decisions alone: the lanes of a ``vector`` of the data, unless it is NEON's; ``quotient``: ``steps`` where
-    `values.reciprocal` takes less time than a division; and ``bounds``: ``numbers`` where one instruction gives the
-    greater of two numbers, for a conversion from float32 to int8.
+    decisions alone: the lanes of a ``vector`` of the data, unless it is NEON's, and ``quotient``: ``steps`` where
+    `values.reciprocal` takes less time than a division.
     """
     lanes, classes = core.lanes(layer.input_dtype), core.model.get("classes", {})
     found = {} if core.vector_bytes == VECTOR_BYTES else {"vector": Choice((lanes,), lanes)}
     divided = any(part.activation in values.DIVIDED for part in layer.parts or (layer,)) and layer.dtype == "float32"
     if divided and classes.get("fdiv_q", {}).get("busy", 0) > values.STEPS:
         found["quotient"] = Choice(("steps",), "steps")
-    if layer.dtype == "int8" and layer.input_dtype == "float32" and core.architecture == "aarch64":
-        found["bounds"] = Choice(("numbers",), "numbers")
     return found
 
 
