@@ -34,7 +34,16 @@ from itertools import groupby
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
-from tvm_mobilenet.schedules import channel_vectors, depthwise, integer_constants, integer_conv, nest, pointwise, values
+from tvm_mobilenet.schedules import (
+    channel_vectors,
+    depthwise,
+    integer_constants,
+    integer_conv,
+    integer_outputs,
+    nest,
+    pointwise,
+    values,
+)
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import conv as defaults
 from tvm_mobilenet.schedules.position import Position
@@ -300,7 +309,7 @@ def decisions(layer: Layer, core) -> Space:
             "outer": Choice(("n", "h"), default["outer"]),
             "apart": nest.apart_choice(core, inner=False),
             "c_unroll": Choice(space.unrolls(layer), default["c_unroll"]),
-            **(integer_constants.lookup_choice(layer, core) if dtypes.of(layer.dtype).integer else {}),
+            **(integer_outputs.choices(layer, core) if dtypes.of(layer.dtype).integer else {}),
             **({"products": Choice(ways, ways[0])} if (ways := products_of(layer, core)) else {}),
             **nest.core_choices(layer, core),
         },

@@ -1,9 +1,9 @@
 """The outputs of a tile: its sums requantized to int8, sixteen at a time, and stored.
 
 Rows whose width is not a multiple of sixteen share vectors: four rows of four columns make one vector, which is
-requantized at once and stored row by row. One or two columns beyond a multiple of four are taken from vectors of four
-sums and share vectors with those of other rows. Of three columns, or too few rows, four are computed, of padded sums,
-and these few are stored. Each step of the epilogue is done for all vectors before the next step, so the registers of a
+requantized at once and stored row by row. If a row ends in one to three columns beyond a multiple of four, four are
+computed, of padded sums, and these few are stored. One or two columns of many rows may share vectors without the
+padding: `few_choice`. Each step of the epilogue is done for all vectors before the next step, so the registers of a
 table are loaded once for all of them.
 """
 
@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tvm import tirx
-from tvm_mobilenet.schedules import integers, nest, values
+from tvm_mobilenet.schedules import integer_constants, integers, nest, values
+from tvm_mobilenet.schedules.choices import Choice
 
 from tvm_mobilenet.kinds.activation import bounds
 from tvm_mobilenet.layer import Layer
@@ -70,6 +71,20 @@ def _lanes(first, count: int):
     return nest.Lanes(first, count) if count > 1 else first
 
 
+def choices(layer: Layer, core) -> dict[str, Choice]:
+    """The choices of a layer with weights that concern its outputs."""
+    return integer_constants.lookup_choice(layer, core) | few_choice(layer, core)
+
+
+def few_choice(layer: Layer, core) -> dict[str, Choice]:
+    """The choice of what becomes of one or two columns beyond a multiple of four: ``shared`` vectors, or vectors of
+    ``padded`` sums. To share takes instructions that join sums: they cost a Cortex-A53 and A72 what they save.
+    """
+    few = 0 < layer.out_channels % LEAST <= LEAST // 2 and layer.output_dtype == "int8"
+    found = "shared", "padded"
+    return {"few": Choice(found, found[0 if core.fma_per_cycle > 1 else 1])} if few else {}
+
+
 def vectors(rows: int, width: int) -> int:
     """The number of vectors that the outputs of a tile fill."""
     whole, rest = divmod(width, VECTOR)
@@ -96,7 +111,8 @@ def store(layer: Layer, f: nest.Kernel, rows: Sequence[Row], width: int, first, 
     """Write ``width`` neighbouring channels from ``first`` on of some rows, through requantization, table and
     addition. ``padded``: there are sums, and constants, for a multiple of `LEAST` channels.
     """
-    made = [_Vector(layer, f, pieces, first) for pieces in _vectors(layer, rows, width, padded)]
+    close = f.decisions.get("few") == "shared"
+    made = [_Vector(layer, f, pieces, first) for pieces in _vectors(layer, rows, width, padded, close)]
     for vector in made:
         vector.requantize()
     if "table" in layer.constants:
@@ -117,10 +133,10 @@ def _look_up(f: nest.Kernel, made: Sequence[_Vector]) -> None:
                 vector.look_up_first()
 
 
-def _vectors(layer: Layer, rows: Sequence[Row], width: int, padded: bool) -> list[list[_Piece]]:
-    """The outputs as vectors of pieces."""
+def _vectors(layer: Layer, rows: Sequence[Row], width: int, padded: bool, close: bool) -> list[list[_Piece]]:
+    """The outputs as vectors of pieces; ``close``: whether few outputs of several rows share a vector."""
     if layer.output_layout == "NHWC" and layer.output_dtype == "int8":
-        return _shared(rows, width, padded, 2 * LEAST if "table" in layer.constants else LEAST)
+        return _shared(rows, width, padded, close)
     pieces = _pieces(width, padded) if layer.output_layout == "NHWC" else [(1, 1)] * width
     return [[piece] for own in _each(rows, pieces) for piece in own]
 
@@ -133,15 +149,15 @@ def _each(rows: Sequence[Row], pieces: list[tuple[int, int]]) -> Iterator[list[_
         at += stored
 
 
-def _shared(rows: Sequence[Row], width: int, padded: bool, least: int) -> list[list[_Piece]]:
-    """The outputs as vectors. Pieces of one size share vectors of sixteen lanes, as far as they go. One or two outputs
-    share vectors of at least ``least`` lanes without the padding behind them.
+def _shared(rows: Sequence[Row], width: int, padded: bool, close: bool) -> list[list[_Piece]]:
+    """The outputs as vectors. Pieces of one size share vectors of sixteen lanes, as far as they go. If ``close``, one
+    or two outputs share vectors of sixteen or eight lanes without the padding behind them.
     """
     by_size: dict[int, list[_Piece]] = {}
     found = []
     for own in _each(rows, _pieces(width, padded)):
-        if own[0].partial and own[0].stored <= LEAST // 2:
-            found, own = _close(own, least)
+        if close and own[0].partial and own[0].stored <= LEAST // 2:
+            found, own = _close(own)
         if own:
             by_size.setdefault(own[0].count, []).extend(own)
     for size, pieces in by_size.items():
@@ -150,10 +166,10 @@ def _shared(rows: Sequence[Row], width: int, padded: bool, least: int) -> list[l
     return found
 
 
-def _close(pieces: list[_Piece], least: int) -> tuple[list[list[_Piece]], list[_Piece]]:
-    """Vectors of at least so many lanes that hold the stored outputs of pieces alone, and the pieces that are left."""
+def _close(pieces: list[_Piece]) -> tuple[list[list[_Piece]], list[_Piece]]:
+    """Vectors that hold the stored outputs of pieces alone, and the pieces that are left."""
     found = []
-    while lanes := next((n for n in PIECES if pieces and least <= n <= len(pieces) * pieces[0].stored), 0):
+    while lanes := next((n for n in PIECES if pieces and LEAST < n <= len(pieces) * pieces[0].stored), 0):
         rows = lanes // pieces[0].stored
         found.append([piece.alone for piece in pieces[:rows]])
         pieces = pieces[rows:]

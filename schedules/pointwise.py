@@ -39,7 +39,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tvm_mobilenet.schedules import channel_vectors, integer_constants, integer_products, nest, values
+from tvm_mobilenet.schedules import channel_vectors, integer_constants, integer_outputs, integer_products, nest, values
 from tvm_mobilenet.schedules.choices import Choice, Decisions, Space
 from tvm_mobilenet.schedules.defaults import pointwise as defaults
 from tvm_mobilenet.schedules.in_order import pointwise as inorder
@@ -252,5 +252,5 @@ def decisions(layer: Layer, core) -> Space:
     choices = {name: Choice(those, default.get(name, those[0])) for name, those in candidates.items()}
     choices["apart"] = nest.apart_choice(core)
     choices |= space.loop_choice(layer, core) | nest.core_choices(layer, core)
-    choices |= integer_constants.lookup_choice(layer, core) if dtypes.of(layer.dtype).integer else {}
+    choices |= integer_outputs.choices(layer, core) if dtypes.of(layer.dtype).integer else {}
     return Space(choices, lambda d: space.refuse(layer, d, core))

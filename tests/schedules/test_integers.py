@@ -132,6 +132,8 @@ def test_a_few_columns_beyond_a_vector_share_one_with_other_rows():
     rows = chosen["tile_m"] * chosen["tile_n"]
     assert chosen["tile_n"] == 8 and text.count('"float32x16", "llvm.fma"') == (rows + 2 * chosen["tile_m"]) // 16
     assert schedules.space(Layer.parse(name.format(21)), core).default["tile_n"] == 16
+    assert schedules.space(layer, targets.load("rpi4").core).default["few"] == "padded"
+    assert "few" not in schedules.space(Layer.parse(name.format(11)), core).default
 
 
 @pytest.mark.parametrize("target", ["rpi4", "rpi5"])
@@ -144,6 +146,8 @@ def test_a_dilated_filter_has_the_code_of_a_plain_one_on_each_residue(target):
         text = str(schedules.kernel(layer, schedules.space(layer, core).default))
         return [text.count(word) for word in ("Shuffle", "sdot", '"data"', "int16x8", "for ")]
 
+    few = Layer.parse("depthwise 4x4x16 3x3 p2,2,2,2 d2 i8 group3 small")
+    assert target == "rpi4" or schedules.space(few, core).default["tile_w"] == 1, "whose bytes of weights count"
     assert code("depthwise 24x24x16 3x3 p3,3,3,3 d3 i8 group3 small") == code(
         "depthwise 8x8x16 3x3 p1,1,1,1 i8 group3 small"
     )
