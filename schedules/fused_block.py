@@ -21,7 +21,8 @@ Register budget: each part's own; no value stays in a register from one part to 
 A line buffer has zero columns at its sides, and its rows outside the image are filled with zeros, so tiles that read it
 need no cases for borders. A depthwise part that reads the block's input needs them. Only two kinds of values are
 computed twice: the first rows of a row tile, which the row tile before computes too, and the columns of a neighbouring
-column tile that windows at the side reach.
+column tile that windows at the side reach. A residual that is the output of an earlier part is read from its line
+buffer.
 
 For int8 the tiles are those of single layers (`integer_fused_block`), and a line buffer is padded with the zero point
 of its data.
@@ -85,11 +86,7 @@ class _FusedBlock(StreamedRows):
     def store(self, i: int, row, column, value, width: int, c) -> None:
         out, left = self.out[i], self.read(i).start
         image, slot = self.image_of(i), self.slot(i, row)
-        second, positions = self.f.get("second") if i == len(self.stages) - 1 else None, self.stages[i].out_width
-        if second is not None:
-            rows = self.images * self.stages[i].out_height
-            second = second.reshaped((rows * positions, self.stages[i].part.second_place.row))
-            row = image * self.stages[i].out_height + row
+        second, place = self._residual(i, row, column)
         self.f.store(
             self.stages[i].part,
             out,
@@ -97,10 +94,23 @@ class _FusedBlock(StreamedRows):
             width,
             lambda lane: (image, slot, column - left, c + lane),
             second,
-            lambda lane: (row * positions + column, c + lane),
+            lambda lane: (*place, c + lane),
             self.apart,
             self.f.get(f"{SLOPES}{i}"),
         )
+
+    def _residual(self, i: int, row, column) -> tuple:
+        """The tensor of the residual of part i, or None, and the indices of a position in it."""
+        stage = self.stages[i]
+        if stage.part.back:
+            n = i - stage.part.back
+            return self.out[n], (0, self.slot(n, row), column - self.read(n).start)
+        second = self.f.get("second") if i == len(self.stages) - 1 else None
+        if second is None:
+            return None, ()
+        rows, positions = self.images * stage.out_height, stage.out_width
+        row = self.image_of(i) * stage.out_height + row
+        return second.reshaped((rows * positions, stage.part.second_place.row)), (row * positions + column,)
 
     def pointwise(self, i: int, row) -> None:
         if i:
@@ -159,7 +169,8 @@ class _Product:
     def _data(self, position, c):
         fused_block, i = self.fused_block, self.i
         if i:
-            return fused_block.out[i - 1][0, 0, position - fused_block.columns[i].start, c]
+            at = position - fused_block.columns[i].start
+            return fused_block.out[i - 1][0, fused_block.slot(i - 1, self.row), at, c]
         return fused_block.input[nest.at(self.part.input_layout, fused_block.image, self.row, position, c)]
 
 

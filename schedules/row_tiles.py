@@ -97,16 +97,25 @@ def scratch_bytes(layer: Layer, column_tiles: int) -> int:
 
 def between(layer: Layer, column_tiles: int) -> list[tuple[int, int, int, int]]:
     """The shapes of the intermediates between parts, as wide as in the widest column tile: a line buffer of rows before
-    a depthwise part, else a block of one row.
+    a depthwise part, else a block of one row. A part whose output is a later part's residual keeps the rows that it is
+    ahead of it.
     """
     columns = columns_of(layer, column_tiles)
     shapes = []
+    added = len(layer.parts) - 1 - layer.parts[-1].back
     for i, (part, after) in enumerate(pairwise(layer.parts)):
         line_buffer = (after.kernel[0] - 1) * after.dilation[0] + 1 if after.declared.windowed else 1
+        if i == added:
+            line_buffer = max(line_buffer, 1 + sum(map(_ahead, layer.parts[i + 1 :])))
         shapes.append(
             (1, line_buffer, max(len(window(after, column_tile[i + 1])) for column_tile in columns), part.out_channels)
         )
     return shapes
+
+
+def _ahead(part: Layer) -> int:
+    """The rows below its own that a part's window covers, at stride 1."""
+    return (part.kernel[0] - 1) * part.dilation[0] - part.padding[0] if part.declared.windowed else 0
 
 
 def weight_bytes(parts: Sequence[Layer]) -> int:

@@ -7,17 +7,12 @@ Tensors are channels-last. A layer's data is ``(batch, height, width, channels)`
 and keeps only its number of pixels, ``height = m``, ``width = 1``.
 
     pointwise m196 n512 k512 f32 relu6
-    depthwise 112x112x32 3x3 f32 relu6
     depthwise 112x112x64 3x3 s2 p1,1,1,1 f32 relu6
-    conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f32 relu6
     dense m1 n1000 k1024 f32
-    pointwise m196 n512 k512 in544 out544 f32 relu6
     depthwise 56x56x12 3x3 p1,1,1,1 in24 out24 from0of75264 into12of75264 f32
     ghost 28x28x40 n80 3x3 p1,1,1,1 f32 relu
-    pool 7x7x1024 avg 7x7 f32
     bilinear2d 28x28x21 half_pixel to224x224 to_nchw f32
     conv 224x224x3 n32 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6
-    dense m1 n1000 k1024 f16 writes_f32 sums_f32
 
 A fused block is several layers in one kernel. It streams rows from one layer to the next, so that intermediates stay in
 the cache. Its name consists of the names of its parts::
@@ -71,6 +66,8 @@ class Layer(Placed):
         Applied after bias; a word of `kinds.activation`.
     residual : str
         Where a tensor of the output's shape is added: ``before`` or ``after`` the activation, or ``none``.
+    back : int
+        The residual is the output of the part of a fused block so many parts before, ``add2``; 0 if it is an operand.
     input_part, output_part : (int, int)
         The place of data or an output in a larger tensor (`Place`); () for a tensor of its own. If the output is such a
         part, a residual is dense; if the data is one, a second operand is dense. `compiler.views` sets these fields.
@@ -95,8 +92,7 @@ class Layer(Placed):
     small : bool
         Whether all int32 sums are small enough to be read as floats (``schedules/integers.py``).
     parts : tuple of Layer
-        The parts of a ``fused_block``, made by `Layer.fused_block`; its other fields are those of its first and last
-        part.
+        The parts of a ``fused_block`` (`Layer.fused_block`); its other fields are those of its first and last part.
     body : kinds.generic.Body
         The loop nest of a ``generic`` layer, and the shapes of its operands.
     """
@@ -116,6 +112,7 @@ class Layer(Placed):
     op: str = ""
     activation: str = "none"
     residual: str = "none"
+    back: int = 0
     input_layout: str = "NHWC"
     output_layout: str = "NHWC"
     input_pitch: int = 0
@@ -142,6 +139,7 @@ class Layer(Placed):
             refuse("kind")
         for field, allowed in (
             ("residual", RESIDUALS),
+            ("back", (self.back,) if self.residual == "before" else (0,)),
             ("input_layout", LAYOUTS),
             ("output_layout", LAYOUTS),
             ("dtype", dtypes.OF_DATA),
@@ -189,8 +187,10 @@ class Layer(Placed):
 
     @classmethod
     def fused_block(cls, parts: tuple[Layer, ...]) -> Layer:
-        """Several layers as one. Each reads the output of the one before it, and only the last may have a residual."""
+        """Several layers as one. Each reads the one before it; only the last may have a residual, also of a part."""
         first, last = parts[0], parts[-1]
+        if any(part.back > i or (part.back and part is not last) for i, part in enumerate(parts)):
+            raise ImpossibleLayerError(f"a residual of no part before it: {' > '.join(part.name for part in parts)}")
         return cls(
             kind="fused",
             height=first.height,
@@ -205,7 +205,7 @@ class Layer(Placed):
             input_part=first.input_part,
             output_part=last.output_part,
             dtype=first.dtype,
-            residual=last.residual,
+            residual="none" if last.back else last.residual,
             parts=tuple(parts),
         )
 

@@ -12,7 +12,7 @@ from tests.compiler.test_views import conv, run
 from tvm_mobilenet import frontend, passes, schedules, targets
 from tvm_mobilenet.boards.comparison import relative
 from tvm_mobilenet.checking import built_calls
-from tvm_mobilenet.compiler import dump, ghosts
+from tvm_mobilenet.compiler import dump, fuse_blocks
 from tvm_mobilenet.compiler.lower import lower_layers
 from tvm_mobilenet.compiler.pipeline import for_core
 from tvm_mobilenet.compiler.plan import plan_of
@@ -37,7 +37,7 @@ class Net(nn.Module):
         return self.last(torch.cat([c, self.again(c)], 1) + x)
 
 
-BLOCK = ["pointwise", "ghost", "pointwise", "ghost"]
+BLOCK = ["conv", "pointwise", "ghost", "pointwise", "ghost"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,8 @@ def test_ghost_modules_stream_and_compute_what_their_calls_do(net):
     graph = for_core(whole, SMALL)
     assert blocks(whole) == [BLOCK]
     block = next(call for call in graph.calls if call.layer.parts)
-    assert [part.residual for part in block.layer.parts] == ["none", "none", "none", "before"]
+    assert [part.residual for part in block.layer.parts] == ["none"] * 4 + ["before"]
+    assert block.layer.parts[-1].back == 4 and block.inputs == ("input_0",), "the sum is of the block's own stem"
     names = [call.name for call in whole.calls]
     assert [part.name for call in graph.calls for part in call.originals] == names, "each call once, in order"
     decisions = {layer: schedules.space(layer, SMALL).default for layer in graph.counts}
@@ -66,9 +67,9 @@ def test_ghost_modules_stream_and_compute_what_their_calls_do(net):
     (output,) = run(lowered, plan, parameters, x.numpy())
     assert relative(output, model(x).numpy()) < 1e-5
 
-    again = ghosts.joined(block.parts)
+    again = fuse_blocks.parts_of(block.parts)
     assert tuple(part.layer for part in again) == block.layer.dense.parts
-    assert np.array_equal(block.constants["1.weight"], again[1].weight)
+    assert np.array_equal(block.constants["2.weight"], again[2].weight)
     network = SimpleNamespace(layers=whole.calls, options=SimpleNamespace(title="Net"))
     module = SimpleNamespace(plan=plan, folder="here")
     assert [c.layer for c in built_calls.calls_of(network, module)] == [c.layer for c in graph.calls]
@@ -114,7 +115,7 @@ def _returned(graph, source: str):
         "filters before the data": (_turned, 0),
         "filters that are an output": (lambda g: _returned(g, "cheap"), 1),
         "data that is an output": (lambda g: _returned(g, "first"), 1),
-        "a sum that is an output": (lambda g: _returned(g, "stem"), 2),
+        "a residual that is an output": (lambda g: _returned(g, "stem"), 2),
         "even windows have no middle": (
             lambda g: _changed(g, "cheap", lambda c: c.layer.replace(kernel=(3, 2), padding=(1, 1, 1, 0))),
             1,

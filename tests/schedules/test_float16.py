@@ -67,6 +67,8 @@ NAMES = (
     "softmax 2x2x5 b2 f16",
     "fused conv 16x16x3 n24 3x3 s2 p1,1,1,1 nchw f16 reads_f32 relu6 > depthwise 8x8x24 3x3 p1,1,1,1 f16 relu6 > "
     "pointwise m64 n40 k24 f16 sums_f32 add",
+    "fused conv 16x16x3 n24 3x3 s2 p1,1,1,1 nchw f16 relu > depthwise 8x8x24 5x5 p2,2,2,2 f16 relu6 > "
+    "pointwise m64 n24 k24 f16 sums_f32 add2 relu",
     "fused pointwise m64 n24 k20 f16 prelu > depthwise 8x8x24 3x3 p1,1,1,1 f16 prelu > pointwise m64 n24 k24 f16 prelu",
     "fused pointwise m64 n12 k20 f16 relu > ghost 8x8x12 n24 3x3 p1,1,1,1 f16 relu > "
     "depthwise 8x8x24 3x3 s2 p1,1,1,1 f16 > pointwise m16 n20 k24 f16 > ghost 4x4x20 n40 3x3 p1,1,1,1 f16 add",

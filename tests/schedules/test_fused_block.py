@@ -14,13 +14,15 @@ from tvm_mobilenet.schedules import row_tiles
 
 from tests.schedules.test_schedules import TOLERANCE
 from tvm_mobilenet import build, schedules, targets, verify
-from tvm_mobilenet.checking import reference
+from tvm_mobilenet.checking import reference, tolerance
 from tvm_mobilenet.compiler import codegen, fuse_blocks
 from tvm_mobilenet.compiler.fuse_blocks import MOST_PARTS
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.compiler.pipeline import for_core
-from tvm_mobilenet.layer import Layer
+from tvm_mobilenet.kinds.windows import centred
+from tvm_mobilenet.layer import ImpossibleLayerError, Layer
 from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.terminal import titles
 
 RPI4 = targets.load("rpi4")
 HOST = tvm.target.Target({"kind": "llvm", "opt-level": 1})
@@ -92,10 +94,26 @@ def fused_blocks(draw):
     if all(p.kind == "pointwise" for p in parts):
         parts.append(window(h, w, c, 3, 1, (1, 1, 1, 1), "relu", images))
     parts[-1] = parts[-1].replace(residual=draw(st.sampled_from(["none", "before", "after"])))
+    if inner := _with_inner_residual(parts):
+        parts = draw(st.sampled_from([parts, *inner]))
     layer, more = Layer.fused_block(tuple(parts)), st.sampled_from([0, 4, 7])
     data = draw(more) if layer.input_layout == "NHWC" else 0
     output = draw(more)
     return layer.with_pitches(data and layer.channels + data, output and layer.out_channels + output)
+
+
+def _with_inner_residual(parts: list[Layer]) -> list[list[Layer]]:
+    """The parts, whose last one adds the output of one before it, if all rows and columns stay."""
+    *before, last = parts
+    found = []
+    for back in range(1, len(parts)):
+        if last.kind == "depthwise" or any(p.kind != "pointwise" and not centred(p) for p in parts[-back:]):
+            break
+        channels = before[-back].out_channels
+        if last.kind == "pointwise" or channels == last.out_channels:
+            added = last.replace(out_channels=channels, residual="before", back=back)
+            found.append([*before, added])
+    return found
 
 
 def difference(layer: Layer, decisions: dict) -> float:
@@ -232,6 +250,20 @@ def test_the_name_of_a_fused_block_parses_back():
     assert layer.mult_adds == sum(part.mult_adds for part in layer.parts)
 
 
+def test_a_residual_inside_of_a_block_is_of_a_part_before():
+    begin = (
+        "fused conv 9x9x3 n8 3x3 s2 p1,1,1,1 f32 relu > depthwise 5x5x8 3x3 p1,1,1,1 f32 relu > pointwise m25 n8 k8 f32"
+    )
+    layer = Layer.parse(f"{begin} add2")
+    assert Layer.parse(layer.name) == layer and layer.second_shape is None and layer.residual == "none"
+    assert titles.short_titles([layer.name], 40)[0].endswith("add2")
+    operands = reference.random_arguments(layer)
+    expected = tolerance.expected(layer, 1e-5, **operands)
+    assert np.allclose(expected.output, reference.reference(layer, **operands)) and expected.answers > 0.9
+    with pytest.raises(ImpossibleLayerError, match="a residual of no part before it"):
+        Layer.parse(f"{begin} add3")
+
+
 @pytest.fixture(scope="module")
 def small():
     """MobileNet v2 at 64 pixels, and a board with caches so small that its layers become fused blocks."""
@@ -249,7 +281,9 @@ def test_fusing_keeps_every_layer_once_and_in_order(small):
 
 def test_what_two_layers_read_is_never_kept_inside_a_fused_block(small):
     network, target = small
-    written = {c.output for c in fuse_blocks.run(network.graph, target.core).calls}
+    calls = fuse_blocks.run(network.graph, target.core).calls
+    added = {c.parts[-1].inputs[1] for c in calls if c.layer.parts and c.layer.parts[-1].back}  # in a line buffer
+    written = {c.output for c in calls} | added
     read = [v for c in network.layers for v in c.inputs] + [p.value for p in network.signature.outputs]
     assert {v for v in read if read.count(v) > 1} <= written | {p.value for p in network.signature.inputs}
 

@@ -14,8 +14,8 @@ def calls_of(network, module) -> list:
     TvmMobilenetError
         The module was built from another network, or by a version whose plans do not say what their steps compute.
     """
-    from tvm_mobilenet.compiler import ghosts, views
-    from tvm_mobilenet.compiler.fuse_blocks import join
+    from tvm_mobilenet.compiler import views
+    from tvm_mobilenet.compiler.fuse_blocks import join, parts_of
 
     steps = module.plan.steps
     if not all(step.parts for step in steps):
@@ -30,7 +30,7 @@ def calls_of(network, module) -> list:
     same = named == [name for name, call in known.items() if call not in without] and all(map(views.moves, without))
     memory = views.memory(without, steps)
     for step in steps if same else ():
-        taken, layer = ghosts.joined([known[part.name] for part in step.parts]), Layer.parse(step.layer)
+        taken, layer = parts_of([known[part.name] for part in step.parts]), Layer.parse(step.layer)
         dense = layer.dense
         if same and views.moves(taken[0]) and not layer.body:  # a copy of the moved values
             same = layer.copies

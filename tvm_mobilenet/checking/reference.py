@@ -61,8 +61,8 @@ def reference(
     if second is not None:
         second = layer.second_place.view(second)
     if layer.parts:
-        last, *operands, own = last_part(layer, data, weight, bias, constants)
-        return reference(last, *operands, second, activated, own)
+        last, *operands, own = last_part(layer, data, weight, bias, second, constants)
+        return reference(last, *operands, activated, own)
     import torch
 
     def tensor(a):
@@ -142,13 +142,16 @@ def apply(function: str, values: np.ndarray, axis: int = -1, slopes: np.ndarray 
     return np.moveaxis(_applied(function, moved, slopes)[0].numpy(), 0, axis)
 
 
-def last_part(layer: Layer, data: np.ndarray, weight, bias, constants: Mapping | None = None) -> tuple:
-    """The last layer of a fused block, and its data, weight, bias and other constants."""
+def last_part(layer: Layer, data: np.ndarray, weight, bias, second, constants: Mapping | None = None) -> tuple:
+    """The last layer of a fused block, and its data, weight, bias, residual and other constants."""
+    made = []
     for i, part in enumerate(layer.parts[:-1]):
         own = of_part(constants, i)
         data = reference(part, data.reshape(part.input_shape), weight[i], bias[i], constants=own)
-    last = layer.parts[-1]
-    return last, data.reshape(last.input_shape), weight[-1], bias[-1], of_part(constants, len(layer.parts) - 1)
+        made.append(data)
+    last, own = layer.parts[-1], of_part(constants, len(layer.parts) - 1)
+    second = made[-last.back].reshape(last.output_shape) if last.back else second
+    return last, data.reshape(last.input_shape), weight[-1], bias[-1], second, own
 
 
 def network_outputs(network, batch: list[tuple[np.ndarray, ...]]) -> list[list[np.ndarray]]:
@@ -240,7 +243,7 @@ def random_arguments(layer: Layer, seed: int = 0) -> dict[str, np.ndarray]:
             "data": parts[0]["data"],
             **joined,
             **({"constants": given} if given else {}),
-            **({"second": parts[-1]["second"]} if "second" in parts[-1] else {}),
+            **({"second": parts[-1]["second"]} if layer.second_shape else {}),
         }
     arguments = {"data": rng.standard_normal(layer.input_shape)}
     if layer.weight_shape:

@@ -60,13 +60,14 @@ def run(
     """
     data = reference.real(layer, data, constants)
     if layer.parts:
-        reached, last = 0.0, layer.parts[-1]
+        reached, last, made = 0.0, layer.parts[-1], []
         for i, part in enumerate(layer.parts):
             data = data if i == 0 else data.reshape(part.input_shape)
-            residual = second if part is last else None
+            residual = made[-part.back].reshape(part.output_shape) if part.back else second if part is last else None
             own = reference.of_part(constants, i)
             data, one = run(part, data, weight[i], bias[i], residual, own, largest=largest)
             reached = max(reached, one)
+            made.append(data)
         return data, reached
     if layer.declared.stepped is None:
         raise ValueError(f"{layer.name}: its kind has no order of steps")

@@ -82,10 +82,10 @@ def sum_of(layer: Layer, data, weight=None, bias=None, second=None, constants=No
     data = definition.real(layer, data, constants)
     if layer.parts:
         data = layer.input_place.view(data)
-        layer, data, weight, bias, _ = definition.last_part(layer, data, weight, bias, constants)
+        layer, data, weight, bias, second, _ = definition.last_part(layer, data, weight, bias, second, constants)
     values = definition.reference(layer, data, weight, bias, second, activated=False)
     positions = tuple(a for a in range(4) if a != channel_axis(layer))
-    squares = layer.replace(op="add" if layer.op == "sub" else layer.op, residual="none")
+    squares = layer.replace(op="add" if layer.op == "sub" else layer.op, residual="none", back=0)
     none = None if bias is None else np.zeros_like(bias)
     operands = [None if a is None else np.asarray(a, np.float64) ** 2 for a in (data, weight, second)]
     paired = operands[2] if layer.residual == "none" else None

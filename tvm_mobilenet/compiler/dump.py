@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from tvm_mobilenet import passes
-from tvm_mobilenet.compiler import ghosts, pipeline
+from tvm_mobilenet.compiler import fuse_blocks, pipeline
 from tvm_mobilenet.compiler.plan import Plan, Step
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.passes import precision
@@ -201,7 +201,7 @@ def layers_text(graph: LayerGraph) -> str:
         if call.marks is not None and call.marks.output is not None:
             what += f" to ({call.marks.output.step:.6g}, {call.marks.output.zero})"
         rows.append((call.name, what, ", ".join(call.inputs), call.output, digest, call.source))
-        parts = ghosts.joined(call.parts) if call.layer.parts else ()
+        parts = fuse_blocks.parts_of(call.parts) if call.layer.parts else ()
         for part, layer in zip(parts, call.layer.parts, strict=True):
             rows.append((f"  {part.name}", f"  {layer.name}", "", "", "", part.source))
     lines = [

@@ -10,7 +10,8 @@ are counted from shapes and caches:
   else from the L2;
 - a pointwise layer by itself: its data is read once for each ``panel_bytes`` of a row of its output (`targets.limits`);
   in a fused block: its weights are read once for each block of positions that takes half an L1;
-- a line buffer: written once, read about as often as the window has rows;
+- a line buffer: written once, read about as often as the window has rows, and once more if it is a later part's
+  residual;
 - rows at the borders of a fused block's row tiles, and columns at those of its column tiles: computed twice;
 - a depthwise layer and the concatenation of its data with its output: apart, the tensor is written by two layers, its
   data is read once more, and lines at the border of the two are written by both (`compiler.ghosts`);
@@ -31,6 +32,7 @@ import numpy as np
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.compiler import ghosts, views
+from tvm_mobilenet.kinds.windows import centred
 from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.schedules import implemented
@@ -69,20 +71,50 @@ def run(graph: LayerGraph, core) -> LayerGraph:
 
 
 def _blocks(
-    calls: Sequence[LayerCall], start: int, count, parts: tuple[LayerCall, ...] = ()
+    calls: Sequence[LayerCall], start: int, count, parts: tuple[LayerCall, ...] = (), added: str = ""
 ) -> Iterator[tuple[tuple[LayerCall, ...], int]]:
-    """The parts of each fused block that may begin with these parts and go on with a call, and the call after it."""
+    """The parts of each fused block that may begin with these parts and go on with a call, and the call after it.
+    ``added`` is a value inside of the block that the residual of a later part has to be.
+    """
     if start == len(calls) or len(parts) == MOST_PARTS:
         return
     for part in (calls[start], *(ghosts.at(calls, start) if parts else ())):
-        if parts and not _follows(parts[-1], part, count, first=len(parts) == 1):
+        if parts and not _follows(parts[-1], part, first=len(parts) == 1):
             continue
         if any(count[call.output] != 1 for call in part.originals[:-1]):
             continue
-        grown, end = (*parts, part), start + len(part.originals)
+        again, after = added, start + len(part.originals)
         if parts:
-            yield grown, end
-        yield from _blocks(calls, end, count, grown)
+            others = count[parts[-1].output] - (2 if part.layer.declared.keeps_data else 1)
+            if others and (others > 1 or added or _integer(part.layer)):
+                continue
+            again = parts[-1].output if others else added
+        grown = with_inner_residual((*parts, part))
+        if grown[-1].layer.back:
+            again = ""
+        if parts and not again:
+            yield grown, after
+        yield from _blocks(calls, after, count, grown, again)
+
+
+def with_inner_residual(parts: Sequence[LayerCall]) -> tuple[LayerCall, ...]:
+    """The parts of a fused block, whose last one adds the output of another part from its line buffer, if that is its
+    residual and all windows between keep rows and columns.
+    """
+    *before, last = parts
+    made = [part.output for part in before]
+    if last.layer.residual != "before" or last.layer.back or last.inputs[1] not in made:
+        return tuple(parts)
+    between = parts[made.index(last.inputs[1]) + 1 :]
+    if any(_integer(part.layer) or (_filters(part.layer) and not centred(part.layer)) for part in between):
+        return tuple(parts)
+    inner = last.replace(layer=last.layer.replace(back=len(between)), inputs=last.inputs[:1])
+    return *before, inner
+
+
+def parts_of(calls: Sequence[LayerCall]) -> tuple[LayerCall, ...]:
+    """The parts of a fused block for the calls that it replaces."""
+    return with_inner_residual(ghosts.joined(calls))
 
 
 @dataclass(frozen=True)
@@ -177,11 +209,14 @@ def _moved_in_block(layer: Layer, columns, core) -> float:
         under = first.kernel[0] * max(len(window(first, width)) for width in columns[0]) * first.channels * first.bytes
         again = max(0.0, first.kernel[0] / first.stride[0] - 1) if under > core.l1d.bytes // 2 else 0.0
         cycles += int(np.prod(first.input_shape)) * first.bytes / line * again * l2
-    for stage, widths, after in zip(stages(layer), columns, [*layer.parts[1:], None], strict=True):
+    added = len(layer.parts) - 1 - layer.parts[-1].back
+    for i, (stage, widths, after) in enumerate(zip(stages(layer), columns, [*layer.parts[1:], None], strict=True)):
         part = stage.part
         if part.declared.pixels:
             blocks = sum(-(-len(width) * part.channels * part.bytes // (core.l1d.bytes // 2)) for width in widths)
             cycles += weight_bytes([part]) / line * images(layer) * stage.out_height * blocks * l2
+        if i == added and after is not None:
+            cycles += _output_bytes(part) / line * l2
         if after is not None and after.declared.windowed:
             cycles += _output_bytes(part) / line * (1 + after.kernel[0] / after.stride[0]) * l2
     return cycles
@@ -208,17 +243,14 @@ def _filters(part: Layer) -> bool:
     return part.declared.windowed and part.declared.streams == "anywhere"
 
 
-def _follows(last: LayerCall, call: LayerCall, count, first: bool) -> bool:
-    """Whether a layer may stream from the one before it."""
+def _follows(last: LayerCall, call: LayerCall, first: bool) -> bool:
+    """Whether a layer may stream from the one before it, unless others read that one's output."""
     layer = call.layer
     if layer.declared.streams != "anywhere" or not _streams(last.layer, first):
         return False
-    readers = 1
-    if layer.declared.keeps_data:
-        readers = 2  # the calls that it joins
-        if not ghosts.unchanged(last.layer, layer):
-            return False
-    if call.inputs[0] != last.output or count[last.output] != readers or last.layer.residual != "none":
+    if layer.declared.keeps_data and not ghosts.unchanged(last.layer, layer):
+        return False
+    if call.inputs[0] != last.output or last.layer.residual != "none":
         return False
     if {last.layer.dtype, last.layer.output_dtype, layer.input_dtype} != {layer.dtype}:  # a line buffer has one dtype
         return False

@@ -62,7 +62,7 @@ def name_of(layer) -> str:
     tokens += [f"{verb}_{dtypes.of(dtype).token}" for verb in _VERBS if (dtype := getattr(layer, verb))]
     tokens += [f"group{layer.group}"] * bool(layer.group) + ["small"] * layer.small
     if layer.residual == "before":
-        tokens.append("add")
+        tokens.append(f"add{layer.back or ''}")
     if layer.activation != "none":
         tokens.append(layer.activation)
     if layer.residual == "after":
@@ -102,8 +102,9 @@ def fields_of(name: str) -> dict:
             f["small"] = True
         elif token in ("nchw", "to_nchw"):
             f["input_layout" if token == "nchw" else "output_layout"] = "NCHW"
-        elif token in ("add", "add_after"):
-            f["residual"] = "before" if token == "add" else "after"
+        elif m := re.fullmatch(r"add(\d*)|add_after", token):
+            f["residual"] = "after" if m[1] is None else "before"
+            f["back"] = int(m[1] or 0)
         elif activation.known(token):
             f["activation"] = token
         else:

@@ -83,7 +83,10 @@ def _sizes(fused_block: Layer) -> tuple[str, str]:
 
 
 def _residual(layer: Layer) -> list[str]:
-    return [] if layer.residual == "none" else ["add" if layer.residual == "before" else "add_after"]
+    back = layer.parts[-1].back
+    if layer.residual == "none":
+        return [f"add{back}"] if back else []
+    return ["add" if layer.residual == "before" else "add_after"]
 
 
 def _without(pattern: str) -> Callable[[str, str], str]:
