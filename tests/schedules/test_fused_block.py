@@ -54,7 +54,7 @@ def fused_blocks(draw):
     parts: list[Layer] = []
     c = draw(channels)
     for i in range(draw(st.integers(2, 5))):
-        kind = first if i == 0 else draw(st.sampled_from(["depthwise", "pointwise", "ghost"]))
+        kind = first if i == 0 else draw(st.sampled_from(["depthwise", "pointwise", *["ghost"] * (c <= 8)]))
         if kind == "pointwise":
             n = draw(channels)
             parts.append(
