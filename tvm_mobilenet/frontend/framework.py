@@ -26,7 +26,7 @@ _FUNCTIONS = {
     "Clip": "clip",
     "HardSwish": "hardswish",
 }
-_IN_FLOAT32 = " in float32"  # behind the framework's name, for a model of half precision
+_IN_FLOAT32 = " in float32"  # behind the framework's name, for a model in other floats
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]], before: bool = Tru
         from tvm_mobilenet.frontend.torch_program import load_trusted
 
         program = load_trusted(Path(options.model))
-        name += _IN_FLOAT32 * torch_widened.in_halves(program)
+        name += _IN_FLOAT32 * torch_widened.is_converted(program)
         return Outputs(*torch_run.with_and_without_last(torch_widened.module(program), inputs), name)
     return _read_and_run(Path(options.model), inputs, name)
 

@@ -159,8 +159,10 @@ def _answered(request: dict, file, inputs: list) -> tuple[dict, dict]:
     program = load(file, path)
     if request["ask"] == "graph":
         size = tuple(request["size"]) if request["size"] else None
+        doubles = torch_widened.in_doubles(program)
         program = torch_export.at_one_size(program, request["batch"], size, request["layout"], path)
-        return torch_export.described(program)
+        data, tensors = torch_export.described(program)
+        return {**data, "doubles": doubles}, tensors
     from safetensors.torch import load as unpack
 
     if request["ask"] == "whole":
@@ -170,7 +172,7 @@ def _answered(request: dict, file, inputs: list) -> tuple[dict, dict]:
         found = torch_run.whole_numbers(program.module(), given)
         return {}, {f"{i}.{k}": torch.from_numpy(a) for i, one in enumerate(found) for k, a in one.items()}
     data, tensors = torch_run.answered(torch_widened.module(program), unpack(inputs[0].read()))
-    return {**data, "widened": torch_widened.in_halves(program)}, tensors
+    return {**data, "widened": torch_widened.is_converted(program)}, tensors
 
 
 def load(file, path: Path):

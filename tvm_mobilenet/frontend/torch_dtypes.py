@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from tvm import relax
 
+_BY_TRUTHS = ("where", "masked_fill", "masked_scatter")  # they choose by truth values
 WHOLE = ("int64", "int32", "int16", "int8", "uint8")
 
 
@@ -27,17 +28,16 @@ def cast(importer, value: relax.Expr, dtype: str) -> relax.Expr:
 
 @contextmanager
 def promoted(importer, node: torch.fx.Node) -> Iterator[None]:
-    """While an element-wise operator is converted: its integer operands as the floats in which PyTorch computes it."""
-    wanted = _wanted(node)
-    given = {
-        source: value
-        for source in node.all_input_nodes
-        for value in [importer.env.get(source)]
-        if wanted and isinstance(value, relax.Expr) and str(getattr(value.ty, "dtype", "")) in WHOLE
-    }
+    """While an element-wise operator is converted: its integer operands as the floats in which PyTorch computes it, and
+    truth values as the numbers.
+    """
+    wanted = {**dict.fromkeys(WHOLE, _wanted(node)), "bool": _wanted_of_truths(node)}
+    values = {source: importer.env.get(source) for source in node.all_input_nodes}
+    held = {s: str(getattr(v.ty, "dtype", "")) for s, v in values.items() if isinstance(v, relax.Expr)}
+    given = {source: values[source] for source, dtype in held.items() if wanted.get(dtype)}
     try:
         for source, value in given.items():
-            importer.env[source] = importer.block_builder.emit(relax.op.astype(value, wanted))
+            importer.env[source] = importer.block_builder.emit(relax.op.astype(value, wanted[held[source]]))
         yield
     finally:
         importer.env.update(given)
@@ -51,6 +51,14 @@ def _wanted(node: torch.fx.Node) -> str:
     if dtype.startswith("float"):
         return dtype
     return "float32" if any(isinstance(argument, float) for argument in node.args) else ""  # a comparison
+
+
+def _wanted_of_truths(node: torch.fx.Node) -> str:
+    """The dtype in which PyTorch computes with truth values as numbers; empty if they stay truth values."""
+    if torch.Tag.pointwise not in getattr(node.target, "tags", ()) or node.target._opname in _BY_TRUTHS:
+        return ""
+    dtype = dtype_of(node.meta.get("val"))
+    return "" if dtype == "bool" else dtype
 
 
 def dtype_of(value) -> str:

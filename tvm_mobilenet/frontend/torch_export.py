@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import core_operators, sizes, torch_run, torch_widened
-from tvm_mobilenet.models.weights import check_dense, widened
+from tvm_mobilenet.models.weights import check_dense
 
 _UNBOUNDED = 1 << 32  # PyTorch's infinity for integers is larger
 
@@ -96,9 +96,7 @@ def at_one_size(
     layout: str,
     path: Path | str,
 ) -> torch.export.ExportedProgram:
-    """The program at one size and in float32; it is exported again if dimensions are open, or values are of half
-    precision.
-    """
+    """The program at one size and in float32; it is exported again if dimensions are open, or its floats are others."""
     every = {node.name: node.meta["val"] for node in _inputs(program)}
     values = {name: value for name, value in every.items() if isinstance(value, torch.Tensor)}
     dims = {name: tuple(_dim(d, program.range_constraints) for d in value.shape) for name, value in values.items()}
@@ -106,12 +104,12 @@ def at_one_size(
         [sizes.Input(name, shape, sizes.layout_of(shape, layout)) for name, shape in dims.items()], batch, size, path
     )
     still_open = any(isinstance(d, sizes.Free) for shape in dims.values() for d in shape)
-    if not still_open and not torch_widened.in_halves(program):
+    if not still_open and not torch_widened.is_converted(program):
         return program
     with torch.device("cpu"):
-        example = [
-            widened(torch.zeros(shape, dtype=value.dtype)) for shape, value in zip(fixed, values.values(), strict=True)
-        ]
+        example = [torch.zeros(shape, dtype=value.dtype) for shape, value in zip(fixed, values.values(), strict=True)]
+        if torch_widened.is_converted(program):
+            example = [torch_widened.single(value) for value in example]
     args, kwargs = torch_run.unflattened(list(every.values()), example, program.call_spec.in_spec)
     try:
         return export(torch_widened.module(program), args, kwargs)
@@ -163,7 +161,7 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
             continue
         shape = [int(d) if isinstance(d, int) else str(d) for d in value.shape]
         sizes.check_input(node.name, shape, str(value.dtype).removeprefix("torch."))
-    _check_shapes(program)
+    _check_values(program)
     outputs = _outputs(program)
     nodes = core_operators.decomposed(_placeholders(program), _nodes(program), outputs)
     if nodes is None:
@@ -171,6 +169,7 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
             warnings.simplefilter("ignore")
             # for a batch norm that is not decomposed, TVM reads the epsilon from the wrong argument
             program = program.run_decompositions(_decompositions())
+        _check_values(program)
         outputs, nodes = _outputs(program), _nodes(program)
     names = _output_names(program)
     inputs, tensors = _input_data(program)
@@ -221,19 +220,34 @@ def _nodes(program: torch.export.ExportedProgram) -> list[dict]:
     return [_node_data(node) for node in every if not _target(node.target)[1].startswith("_assert_")]
 
 
-def _check_shapes(program: torch.export.ExportedProgram) -> None:
-    """Refuse the first operator whose output's shape depends on data."""
+def _check_values(program: torch.export.ExportedProgram) -> None:
+    """Refuse the first operator whose output has a shape that depends on data, or complex numbers, or that has an
+    effect beside its output.
+    """
     from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
     for node in program.graph.nodes:
-        values = node.meta.get("val")
-        for value in values if isinstance(values, tuple | list) else (values,):
+        for value in pytree.tree_leaves(node.meta.get("val")):
             if isinstance(value, torch.Tensor) and free_unbacked_symbols(value.shape):
-                raise TvmMobilenetError(
-                    f"{'.'.join(filter(None, _target(node.target)))} at {_source(node)} is not supported: the shape of "
-                    "its output depends on data",
-                    "cut the model before it, or write it with shapes that are fixed",
+                raise _refused(
+                    node, "the shape of its output depends on data", "or write it with shapes that are fixed"
                 )
+            if isinstance(value, torch.Tensor) and value.is_complex():
+                raise _refused(node, "it computes with complex numbers", "or write it with real numbers")
+        if _target(node.target)[1] == "with_effects":
+            checked = ".".join(filter(None, _target(node.args[1])))
+            raise _refused(node, f"what {checked} does has no place in a network", "or write it without linear algebra")
+        if _target(node.target)[1] == "as_strided" and not _is_plain(node.args[0].meta["val"]):
+            raise _refused(node, "its data is a view, of which it reads the memory", "or write it with slices")
+
+
+def _is_plain(value: torch.Tensor) -> bool:
+    return value.is_contiguous() and value.storage_offset() == 0
+
+
+def _refused(node: torch.fx.Node, why: str, way: str) -> TvmMobilenetError:
+    name = ".".join(filter(None, _target(node.target)))
+    return TvmMobilenetError(f"{name} at {_source(node)} is not supported: {why}", f"cut the model before it, {way}")
 
 
 def _input_data(program: torch.export.ExportedProgram) -> tuple[list[dict], dict[str, torch.Tensor]]:

@@ -1,7 +1,7 @@
 """Converters for PyTorch operators that TVM's importer lacks, or converts differently.
 
 Each takes the importer, TVM's own converter of the operator if there is one, and the node. Those that sort or index
-are in `torch_positions`, those that resize in `torch_resizes`.
+are in `torch_positions`, those that resize in `torch_resizes`, single functions in `torch_functions`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tvm import relax
 
-from tvm_mobilenet.frontend import nests, torch_positions, torch_resizes
+from tvm_mobilenet.frontend import nests, torch_functions, torch_positions, torch_resizes
 from tvm_mobilenet.frontend.torch_dtypes import WHOLE, cast, dtype_of, operands
 
 
@@ -25,7 +25,7 @@ def converters(importer) -> dict:
     importer : ExportedProgramImporter
     """
     own = importer.convert_map
-    every = {**_CONVERTERS, **torch_positions.CONVERTERS, **torch_resizes.CONVERTERS}
+    every = {**_CONVERTERS, **torch_functions.CONVERTERS, **torch_positions.CONVERTERS, **torch_resizes.CONVERTERS}
     return {name: partial(convert, importer, own.get(name)) for name, convert in every.items()}
 
 
@@ -182,7 +182,8 @@ def _maxima(importer, own, node: torch.fx.Node) -> relax.Var | tuple[relax.Var, 
         return made
     data, kernel, *others = node.args
     stride, pad, dilation = (*others, *([], [0], [1])[len(others) :])[:3]
-    each = [list(given) * (1 if len(given) == 2 else 2) for given in (kernel, stride or kernel, pad, dilation)]
+    rank = len(node.args[0].meta["val"].shape) - 2
+    each = [list(given) * (rank if len(given) == 1 else 1) for given in (kernel, stride or kernel, pad, dilation)]
     bb = importer.block_builder
     largest = bb.emit(relax.TupleGetItem(made, 0)) if isinstance(made.ty, relax.TupleType) else made
     return largest, nests.places_in_windows(bb, importer.env[data], largest, *each)
@@ -201,11 +202,25 @@ def _convolution(importer, own, node: torch.fx.Node) -> relax.Var:
         importer.env[data] = x
 
 
+def _joined(importer, own, node: torch.fx.Node) -> relax.Var:
+    """A concatenation, whose operands may have several dtypes."""
+    dtype, parts = dtype_of(node.meta["val"]), node.args[0]
+    given = {part: importer.env[part] for part in parts}
+    try:
+        importer.env.update({part: cast(importer, x, dtype) for part, x in given.items()})
+        return own(node)
+    finally:
+        importer.env.update(given)
+
+
 def _whole_power(importer, own, node: torch.fx.Node) -> relax.Var:
     """A power of integers, which TVM computes in floats only."""
     dtype = dtype_of(node.meta["val"])
     if dtype not in WHOLE:
         return own(node)
+    if node.args[1] == 2:
+        x = cast(importer, importer.env[node.args[0]], dtype)
+        return importer.block_builder.emit(relax.op.multiply(x, x))
     a, b = (cast(importer, one, "float64") for one in operands(importer, node))
     made = importer.block_builder.emit(relax.op.power(a, b))
     return cast(importer, cast(importer, made, "int64"), dtype)  # which keeps the low bits of what is too large
@@ -259,7 +274,7 @@ _CONVERTERS = {
     "native_dropout.default": _dropout,
     "any.default": _any,
     **dict.fromkeys(("cond", "while_loop"), _branches),
-    "max_pool2d_with_indices.default": _maxima,
+    **dict.fromkeys(("max_pool2d_with_indices.default", "max_pool3d_with_indices.default"), _maxima),
     **dict.fromkeys(
         ("bernoulli.p", "rand.default", "rand_like.default", "randint.low", "randn.default", "randn_like.default"),
         _random,
@@ -269,7 +284,8 @@ _CONVERTERS = {
     "adaptive_max_pool2d.default": _adaptive_maximum,
     "adaptive_max_pool3d.default": _adaptive_maximum,
     "convolution.default": _convolution,
-    "pow.Tensor_Tensor": _whole_power,
+    **dict.fromkeys(("pow.Tensor_Tensor", "pow.Tensor_Scalar", "pow.Scalar"), _whole_power),
+    "cat.default": _joined,
     "add.Tensor": partial(_with_alpha, relax.op.add),
     "sub.Tensor": partial(_with_alpha, relax.op.subtract),
     "elu.default": _elu,

@@ -110,23 +110,38 @@ def _put(importer, own, node: torch.fx.Node) -> relax.Var:
     return bb.emit(relax.op.where(mask, bb.emit(relax.op.reshape(new, [])), x))
 
 
-_REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
+_REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "add": "add", "multiply": "mul"}
+_WITHOUT_EFFECT = {"add": 0.0, "mul": 1.0, "max": -np.inf, "min": np.inf}
 
 
 def _scattered(how, importer, own, node: torch.fx.Node) -> relax.Var:
     """``scatter``, ``scatter_add`` and ``scatter_reduce``."""
     data, axis, where, values, *more = node.args
     given = dict(zip(("reduce", "include_self"), more, strict=False)) | node.kwargs
-    if not given.get("include_self", True) or given.get("reduce", "sum") not in _REDUCTIONS:
-        raise ValueError(f"reduce={given['reduce']!r} with include_self={given.get('include_self', True)}")
     x, index = importer.env[data], importer.env[where]
     if isinstance(values, torch.fx.Node):
         updates = importer.env[values]
     else:
         updates = relax.const(np.full([int(d) for d in index.ty.shape], values), x.ty.dtype)
-    how = _REDUCTIONS[given["reduce"]] if "reduce" in given else how
-    bb = importer.block_builder
-    return bb.emit(positions.scattered_elements(bb, x, index, updates, axis, how))
+    mean = given.get("reduce") == "mean"
+    how = "add" if mean else _REDUCTIONS[given["reduce"]] if "reduce" in given else how
+    bb, alone, dtype = importer.block_builder, not given.get("include_self", True), str(x.ty.dtype)
+    if (mean or alone) and not dtype.startswith("float"):
+        raise ValueError(f"reduce={given['reduce']!r} of {dtype} with include_self={not alone}")
+
+    def filled(like: relax.Expr, value: float) -> relax.Expr:
+        return relax.const(np.full([int(d) for d in like.ty.shape], value, dtype))
+
+    def scattered(into: relax.Expr, values: relax.Expr, how: str) -> relax.Var:
+        return bb.emit(positions.scattered_elements(bb, into, index, values, axis, how))
+
+    start = scattered(x, filled(index, _WITHOUT_EFFECT[how]), "update") if alone else x
+    made = scattered(start, updates, how)
+    if not mean:
+        return made
+    ones = filled(x, 1.0)
+    count = scattered(scattered(ones, filled(index, 0.0), "update") if alone else ones, filled(index, 1.0), "add")
+    return bb.emit(relax.op.divide(made, count))
 
 
 def _gathered(importer, own, node: torch.fx.Node) -> relax.Var:

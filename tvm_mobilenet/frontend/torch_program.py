@@ -20,12 +20,20 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError
-from tvm_mobilenet.frontend import pt2_reader, torch_dtypes, torch_export, torch_operators, torch_quantized
+from tvm_mobilenet.frontend import (
+    pt2_reader,
+    torch_dtypes,
+    torch_export,
+    torch_operators,
+    torch_quantized,
+    torch_widened,
+)
 from tvm_mobilenet.frontend.files import kind_of
 from tvm_mobilenet.frontend.graph_data import Program
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.pt2_graph import check_version
 from tvm_mobilenet.frontend.pytree_types import register_unknown
+from tvm_mobilenet.terminal.console import say
 
 
 def from_torch(
@@ -67,6 +75,7 @@ def from_torch(
         batch = size = None
     else:
         program = model
+    _note(torch_widened.in_doubles(program), "the program")
     program = torch_export.at_one_size(program, batch, size, layout, "the program")
     return _import(_program(*torch_export.described(program), "the program"))
 
@@ -98,9 +107,18 @@ def from_pt2(
     path = Path(path)
     kind_of(path)
     if trusted:
-        program = torch_export.at_one_size(load_trusted(path), batch, size, layout, path)
+        program = load_trusted(path)
+        _note(torch_widened.in_doubles(program), path)
+        program = torch_export.at_one_size(program, batch, size, layout, path)
         return _import(_program(*torch_export.described(program), path))
-    return _import(_program(*pt2_reader.graph(path, batch, size, layout), path))
+    data, tensors = pt2_reader.graph(path, batch, size, layout)
+    _note(data.get("doubles") is True, path)
+    return _import(_program(data, tensors, path))
+
+
+def _note(doubles: bool, path: Path | str) -> None:
+    if doubles:
+        say(f"note: {path} is a model in float64; layers compute it in float32, as after model.float()")
 
 
 def _program(data: dict, tensors: dict[str, torch.Tensor], path: Path | str) -> Program:

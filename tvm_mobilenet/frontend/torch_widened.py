@@ -1,7 +1,9 @@
-"""Programs of float16 or bfloat16 values, in float32: the importer and the reference both get such a program.
+"""Programs of float16, bfloat16 or float64 values, in float32: the importer and the reference both get such a program.
 
 ``model.half()`` and ``model.bfloat16()`` make them, and casts inside a model. As for ONNX files (`onnx_widened`),
-float32 represents all of their values, so the program keeps its meaning without their rounding. This needs no TVM.
+float32 represents all of their values, so the program keeps its meaning without their rounding. ``model.double()``
+makes programs that take float64; layers compute these in float32, which rounds, and a note says so. A model of float32
+that casts to float64 itself stays as it is. This needs no TVM.
 """
 
 from __future__ import annotations
@@ -9,9 +11,26 @@ from __future__ import annotations
 import torch
 from torch.utils import _pytree as pytree
 
-from tvm_mobilenet.models.weights import HALVES, widened
+from tvm_mobilenet.models.weights import HALVES
 
 _OF_AUTOCAST = 4  # arguments of autocast before its graph
+
+
+def is_converted(program: torch.export.ExportedProgram) -> bool:
+    """Whether a program is computed in float32 in place of other floats."""
+    return in_doubles(program) or in_halves(program)
+
+
+def in_doubles(program: torch.export.ExportedProgram) -> bool:
+    """Whether a program takes float64."""
+    wanted = set(program.graph_signature.user_inputs)
+    values = (node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted)
+    return any(isinstance(value, torch.Tensor) and value.dtype == torch.float64 for value in values)
+
+
+def single(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, in float32 if it has floats."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def in_halves(program: torch.export.ExportedProgram) -> bool:
@@ -23,12 +42,20 @@ def in_halves(program: torch.export.ExportedProgram) -> bool:
 
 
 def module(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
-    """A module that runs a program, and can be exported again: in float32 in place of half precision."""
-    half = in_halves(program)
-    made = program.module(check_guards=False) if half else program.module()  # its guards compare dtypes
-    made._apply(widened)
+    """A module that runs a program, and can be exported again: in float32 in place of other floats."""
+    others = HALVES + (torch.float64,) * in_doubles(program)
+    # its guards compare dtypes
+    made = program.module(check_guards=False) if is_converted(program) else program.module()
+
+    def converted(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.float() if tensor.dtype in others else tensor
+
+    made._apply(converted)
     for part in _parts(made):
-        _widen(part)
+        for name, value in vars(part).items():  # constants
+            if isinstance(value, torch.Tensor):
+                setattr(part, name, converted(value))
+        _convert(part, others)
         part.recompile()
     return made
 
@@ -38,10 +65,7 @@ def _parts(module: torch.fx.GraphModule) -> list[torch.fx.GraphModule]:
     return [part for part in module.modules() if isinstance(part, torch.fx.GraphModule)]
 
 
-def _widen(part: torch.fx.GraphModule) -> None:
-    for name, value in vars(part).items():  # constants
-        if isinstance(value, torch.Tensor):
-            setattr(part, name, widened(value))
+def _convert(part: torch.fx.GraphModule, others: tuple[torch.dtype, ...]) -> None:
     for node in list(part.graph.nodes):
         if node.target is torch.ops.aten.detach_.default:
             node.target = torch.ops.aten.detach.default  # an export has no views that are detached in place
@@ -51,11 +75,11 @@ def _widen(part: torch.fx.GraphModule) -> None:
             *_, graph = node.args[: _OF_AUTOCAST + 1]
             node.op, node.target, node.args = "call_module", graph.target, node.args[_OF_AUTOCAST + 1 :]
         else:
-            node.args, node.kwargs = (_without_halves(given) for given in (node.args, node.kwargs))
+            node.args, node.kwargs = (_without(others, given) for given in (node.args, node.kwargs))
 
 
-def _without_halves(given):
-    def wide(value):
-        return torch.float32 if isinstance(value, torch.dtype) and value in HALVES else value
+def _without(others: tuple[torch.dtype, ...], given):
+    def converted(value):
+        return torch.float32 if isinstance(value, torch.dtype) and value in others else value
 
-    return torch.fx.node.map_aggregate(given, wide)
+    return torch.fx.node.map_aggregate(given, converted)

@@ -1,0 +1,234 @@
+"""PyTorch's functions and reductions that TVM's importer lacks, written with operators of Relax.
+
+Each takes the importer, TVM's own converter of the operator if there is one, and the node, as in `torch_operators`.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import torch
+from tvm import relax
+
+from tvm_mobilenet.files import limits
+from tvm_mobilenet.frontend import positions
+from tvm_mobilenet.frontend.torch_dtypes import cast, dtype_of, operands
+
+op = relax.op
+
+
+def _sizes(x: relax.Expr) -> list[int]:
+    return [int(d) for d in x.ty.shape]
+
+
+def _is_negative(emit, x: relax.Expr) -> relax.Expr:
+    """Whether a value has a sign, as -0.0 has."""
+    below = emit(op.less(x, relax.const(0, x.ty.dtype)))
+    if not str(x.ty.dtype).startswith("float"):
+        return below
+    inverse = emit(op.divide(relax.const(1.0, x.ty.dtype), x))
+    return emit(op.logical_or(below, emit(op.less(inverse, relax.const(0.0, x.ty.dtype)))))
+
+
+def _sign_bit(importer, own, node: torch.fx.Node) -> relax.Var:
+    return _is_negative(importer.block_builder.emit, importer.env[node.args[0]])
+
+
+def _with_sign(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``copysign``."""
+    (a, b), emit = operands(importer, node), importer.block_builder.emit
+    size = emit(op.abs(a))
+    return emit(op.where(_is_negative(emit, emit(b)), emit(op.negative(size)), size))
+
+
+def _of_numbers(operator, importer, own, node: torch.fx.Node) -> relax.Var:
+    """``fmax`` and ``fmin``: of a number and NaN the number."""
+    (a, b), emit = operands(importer, node), importer.block_builder.emit
+    both = emit(op.where(emit(op.isnan(b)), a, emit(operator(a, b))))
+    return emit(op.where(emit(op.isnan(a)), b, both))
+
+
+def _times_power_of_two(importer, own, node: torch.fx.Node) -> relax.Var:
+    (a, b), emit = operands(importer, node), importer.block_builder.emit
+    return emit(op.multiply(a, emit(op.power(relax.const(2.0, a.ty.dtype), b))))
+
+
+def _plus_product(total: bool, importer, own, node: torch.fx.Node) -> relax.Var:
+    """``beta * x + alpha * (a @ b)``, of all of a batch if it is a ``total``."""
+    emit = importer.block_builder.emit
+    x, a, b = (importer.env[one] for one in node.args[:3])
+    made = emit(op.matmul(a, b))
+    made = emit(op.sum(made, [0])) if total else made
+    beta, alpha = (node.kwargs.get(name, 1) for name in ("beta", "alpha"))
+    made = made if alpha == 1 else emit(op.multiply(made, relax.const(alpha, made.ty.dtype)))
+    if beta == 0:  # x may be no number then
+        return made
+    return emit(op.add(x if beta == 1 else emit(op.multiply(x, relax.const(beta, x.ty.dtype))), made))
+
+
+def _places_of_order(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``searchsorted``: how many values of a sorted row are smaller, or not larger."""
+    emit, (row, x) = importer.block_builder.emit, node.args[:2]
+    row = importer.env[row]
+    x = importer.env[x] if isinstance(x, torch.fx.Node) else relax.const(x, row.ty.dtype)
+    if node.kwargs.get("sorter") is not None:
+        raise ValueError("its rows have an order of their own (sorter); export it with sorted rows")
+    right = node.kwargs.get("right", False) or node.kwargs.get("side") == "right"
+    if len(row.ty.shape) > 1:
+        row = emit(op.expand_dims(row, -2))
+    limits.check_tensor(math.prod(_sizes(x)) * _sizes(row)[-1], 1, "the comparisons of searchsorted")
+    before = emit((op.less_equal if right else op.less)(row, emit(op.expand_dims(x, -1))))
+    return emit(op.sum(emit(op.astype(before, dtype_of(node.meta["val"]))), [-1]))
+
+
+def _histogram(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``histc``: the number of values in each of equal parts of a range; without a range, that of the data."""
+    emit, x = importer.block_builder.emit, importer.env[node.args[0]]
+    bins, low, high = (*node.args[1:], *(100, 0, 0)[len(node.args) - 1 :])
+    x = emit(op.reshape(x, [math.prod(_sizes(x))]))
+    dtype = str(x.ty.dtype)
+    if low == high == 0:
+        raise ValueError("its range is that of the data; export it with min and max")
+    limits.check_tensor(bins * _sizes(x)[0], 1, "the comparisons of histc")
+    inside = emit(
+        op.logical_and(
+            emit(op.greater_equal(x, relax.const(low, dtype))), emit(op.less_equal(x, relax.const(high, dtype)))
+        )
+    )
+    share = emit(op.multiply(emit(op.subtract(x, relax.const(low, dtype))), relax.const(bins / (high - low), dtype)))
+    part = emit(op.minimum(emit(op.floor(share)), relax.const(bins - 1, dtype)))
+    part = emit(op.where(inside, part, relax.const(-1, dtype)))
+    hit = emit(op.equal(part, relax.const(np.arange(bins).reshape(-1, 1).astype(dtype))))
+    return emit(op.sum(emit(op.astype(hit, dtype)), [1]))
+
+
+def _most_frequent(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
+    """``mode``: the smallest of the most frequent values of a row, and its last place."""
+    emit, x = importer.block_builder.emit, importer.env[node.args[0]]
+    axis, keep = (*node.args[1:], *(-1, False)[len(node.args) - 1 :])
+    shape, dtype = _sizes(x), str(x.ty.dtype)
+    axis %= len(shape)
+    order = [a for a in range(len(shape)) if a != axis] + [axis]
+    row = emit(op.permute_dims(x, order))
+    limits.check_tensor(math.prod(shape) * shape[axis], 4, "the comparisons of mode")
+    same = emit(op.equal(emit(op.expand_dims(row, -1)), emit(op.expand_dims(row, -2))))
+    count = emit(op.sum(emit(op.astype(same, "int32")), [-1]))
+    often = emit(op.equal(count, emit(op.max(count, [-1], keepdims=True))))
+    largest = np.inf if dtype.startswith("float") else np.iinfo(dtype).max
+    value = emit(op.min(emit(op.where(often, row, relax.const(largest, dtype))), [-1], keepdims=True))
+    places = relax.const(np.arange(shape[axis]), "int64")
+    place = emit(op.max(emit(op.where(emit(op.equal(row, value)), places, relax.const(-1, "int64"))), [-1], True))
+    kept = [1 if a == axis else d for a, d in enumerate(shape)] if keep else [shape[a] for a in order[:-1]]
+    return tuple(emit(op.reshape(one, kept)) for one in (value, place))
+
+
+def _masked_in_order(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``masked_scatter``: the values of a source, one after the other where a mask is true."""
+    emit = importer.block_builder.emit
+    x, mask, source = (importer.env[one] for one in node.args)
+    shape = np.broadcast_shapes(_sizes(x), _sizes(mask))
+    x, mask = (emit(op.broadcast_to(one, shape)) for one in (x, mask))
+    count = math.prod(shape)
+    flat = emit(op.reshape(mask, [count]))
+    place = emit(op.subtract(emit(op.cumsum(emit(op.astype(flat, "int64")), 0)), relax.const(1, "int64")))
+    values = emit(op.reshape(source, [math.prod(_sizes(source))]))
+    place = positions.inside(
+        importer.block_builder, emit(op.maximum(place, relax.const(0, "int64"))), _sizes(values)[0]
+    )
+    return emit(op.where(mask, emit(op.reshape(emit(op.take(values, place, 0, mode="clip")), shape)), x))
+
+
+def _strided(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``as_strided`` of data in its own order, which the export checks."""
+    data, size, steps, *first = node.args
+    emit, x = importer.block_builder.emit, importer.env[data]
+    limits.check_tensor(math.prod(size), 8, "the places of as_strided")
+    grid = np.indices(size).reshape(len(size), -1)
+    start = (first[0] if first else node.kwargs.get("storage_offset")) or 0
+    places = (np.asarray(steps, np.int64).reshape(-1, 1) * grid).sum(0) + start
+    flat = emit(op.reshape(x, [math.prod(_sizes(x))]))
+    return emit(op.reshape(emit(op.take(flat, relax.const(places.astype(np.int64)), 0)), size))
+
+
+def _norm(emit, x: relax.Expr, p: float, axes: list[int] | None) -> relax.Var:
+    """The p-norm along axes."""
+    dtype = x.ty.dtype
+    if p == 0:
+        return emit(op.sum(emit(op.astype(emit(op.not_equal(x, relax.const(0, dtype))), dtype)), axes))
+    if p == 2:
+        return emit(op.sqrt(emit(op.sum(emit(op.multiply(x, x)), axes))))
+    size = emit(op.abs(x))
+    if math.isinf(p):
+        return emit((op.max if p > 0 else op.min)(size, axes))
+    if p == 1:
+        return emit(op.sum(size, axes))
+    total = emit(op.sum(emit(op.power(size, relax.const(float(p), dtype))), axes))
+    return emit(op.power(total, relax.const(1 / p, dtype)))
+
+
+def _distances(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``cdist``: the norm of the difference of each two rows."""
+    emit = importer.block_builder.emit
+    a, b, p = (importer.env[node.args[0]], importer.env[node.args[1]], node.args[2])
+    limits.check_tensor(math.prod(_sizes(a)) * _sizes(b)[-2], 4, "the differences of cdist")
+    apart = emit(op.subtract(emit(op.expand_dims(a, -2)), emit(op.expand_dims(b, -3))))
+    return _norm(emit, apart, p, [-1])
+
+
+def _distance(importer, own, node: torch.fx.Node) -> relax.Var:
+    emit, (a, b) = importer.block_builder.emit, operands(importer, node)
+    return _norm(emit, emit(op.subtract(a, b)), node.args[2] if len(node.args) > 2 else 2, None)
+
+
+def _count_norm(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``vector_norm``, whose norm 0 is the number of values that are not 0; TVM divides by the 0."""
+    order = node.args[1] if len(node.args) > 1 else node.kwargs.get("ord", 2)
+    if order != 0:
+        return own(node)
+    data, _, axes, keep = (*node.args, *(2, None, False)[len(node.args) - 1 :])[:4]
+    x, emit = importer.env[data], importer.block_builder.emit
+    other = cast(importer, emit(op.not_equal(x, relax.const(0, x.ty.dtype))), dtype_of(node.meta["val"]))
+    return emit(op.sum(other, axes or None, keepdims=bool(keep)))
+
+
+def _sample_of_volume(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``grid_sample`` of volumes, whose positions are (N, D, H, W, 3)."""
+    data, grid = (importer.env[one] for one in node.args[:2])
+    mode, padding, corners = node.args[2:]
+    made = op.image.grid_sample(
+        data,
+        importer.block_builder.emit(op.permute_dims(grid, [0, 4, 1, 2, 3])),
+        method=("bilinear", "nearest")[mode],
+        layout="NCDHW",
+        padding_mode=("zeros", "border", "reflection")[padding],
+        align_corners=corners,
+    )
+    return importer.block_builder.emit(made)
+
+
+def _shifted(operator, importer, own, node: torch.fx.Node) -> relax.Var:
+    return importer.block_builder.emit(operator(*operands(importer, node)))
+
+
+CONVERTERS = {
+    "signbit.default": _sign_bit,
+    **dict.fromkeys(("copysign.Tensor", "copysign.Scalar"), _with_sign),
+    "fmax.default": partial(_of_numbers, op.maximum),
+    "fmin.default": partial(_of_numbers, op.minimum),
+    "ldexp.Tensor": _times_power_of_two,
+    "addbmm.default": partial(_plus_product, True),
+    "addmv.default": partial(_plus_product, False),
+    **dict.fromkeys(("searchsorted.Tensor", "searchsorted.Scalar"), _places_of_order),
+    "histc.default": _histogram,
+    "mode.default": _most_frequent,
+    "masked_scatter.default": _masked_in_order,
+    "as_strided.default": _strided,
+    "_cdist_forward.default": _distances,
+    "dist.default": _distance,
+    "linalg_vector_norm.default": _count_norm,
+    "grid_sampler_3d.default": _sample_of_volume,
+    **dict.fromkeys(("__lshift__.Tensor", "bitwise_left_shift.Tensor"), partial(_shifted, op.left_shift)),
+    **dict.fromkeys(("__rshift__.Tensor", "bitwise_right_shift.Tensor"), partial(_shifted, op.right_shift)),
+}
