@@ -8,6 +8,8 @@ that casts to float64 itself stays as it is. This needs no TVM.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch.utils import _pytree as pytree
 
@@ -44,8 +46,8 @@ def in_halves(program: torch.export.ExportedProgram) -> bool:
 def module(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
     """A module that runs a program, and can be exported again: in float32 in place of other floats."""
     others = HALVES + (torch.float64,) * in_doubles(program)
-    # its guards compare dtypes
-    made = program.module(check_guards=False) if is_converted(program) else program.module()
+    made = program.module(check_guards=not is_converted(program))  # they compare dtypes
+    made = copy.deepcopy(made) if is_converted(program) else made  # its weights are the caller's own
 
     def converted(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.float() if tensor.dtype in others else tensor
