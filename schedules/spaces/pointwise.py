@@ -50,7 +50,8 @@ def fitting(heights, widths, k: int, layer: Layer, core, looped: bool = True) ->
 
     def most(a: int, b: int) -> int:
         if dtypes.of(layer.dtype).integer:  # a loop of sdot spills at 30 registers, one of long multiplies at 26
-            sixteenths = {"dot": 14 if looped else 12, "deep": 10}  # a deep one, whose steps have 32 multiplies, at 22
+            # A deep one, whose steps have 32 multiplies, spills at 22; pixels of `lanes` take registers, too.
+            sixteenths = {"dot": 14 if looped else 12, "deep": 10, "lanes": 8}
             return core.vector_registers * sixteenths.get(way(layer, core), 12) // 16
         own = inorder.pairs(core, layer) and inorder.fits(a, b, k, k)
         return core.vector_registers if own else compiled_registers(core, looped)

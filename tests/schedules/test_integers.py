@@ -74,6 +74,7 @@ LAYERS = (
     "conv 7x9x48 n18 3x3 p4,4,4,4 d4 in52 i8 group2 small relu6",
     "depthwise 7x11x24 5x5 p6,6,6,6 d3 i8 group3 small relu",
     "depthwise 9x10x20 3x3 s2 p4,3,2,4 d4,3 i8 group2 small",
+    "conv 13x17x3 n8 3x3 s2 p1,1,1,1 in4 i8 group2 small relu6",
     "conv 7x6x12 n24 3x3 p1,1,1,1 g12 i8 group3 small",
     "conv 6x5x10 n40 3x3 s2 p1,1,1,1 g10 b2 in12 out44 i8 group2 relu6",
 )
