@@ -18,7 +18,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from tvm_mobilenet.targets import Target
 from tvm_mobilenet.tune_logs import keys
 
 SHARED = ("-shared", "-fPIC", "-Wl,--gc-sections")
+SUFFICIENT = ("-rtlib=none", "-Wl,-z,defs")  # zig links what needs none of the compiler's own functions
 OPTIMIZED = "-O2"  # without it zig links its UBSan runtime too, which it compiles for 15 s when it is first used
 CONFIG = {"tirx.disable_assert": True}  # for TVM's compilation of kernels: callers check arguments
 KEPT = Collection("objects", 128 << 20)  # some 10,000 objects, which take 10 kB each
@@ -261,11 +262,9 @@ def link(
 
 
 def _link(arguments: list[str], target: Target, name: str, linker: str | None) -> None:
-    command = [*linker_command(target, linker), *arguments]
+    command = linker_command(target, linker)
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", env=user_cache.zig_environment()
-        )
+        done = run_linker(command, arguments, linker)
     except OSError as e:
         if hint := remedy(e):
             raise TvmMobilenetError(f"the linker cannot be run: {reason(e)}", hint) from None
@@ -275,8 +274,30 @@ def _link(arguments: list[str], target: Target, name: str, linker: str | None) -
     if done.returncode:
         raise TvmMobilenetError(
             f"linking {name} for {target.name} failed with exit code {done.returncode}: {done.stderr.strip()[-800:]}",
-            "command: " + " ".join(command),
+            "command: " + " ".join((*command, *arguments)),
         )
+
+
+def run_linker(
+    command: list[str], arguments: Sequence[str], linker: str | None, folder: Path | None = None
+) -> subprocess.CompletedProcess:
+    """Run the command of `linker_command` in a folder.
+
+    The compiler's own functions, such as a division of 64 bits for 32-bit ARM, are a library that zig compiles for 5 s
+    when it is first used for a target. Few objects need them, so zig first links without.
+    """
+    for more in [()] if linker else [SUFFICIENT, ()]:
+        done = subprocess.run(
+            [*command, *arguments, *more],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=user_cache.zig_environment(),
+        )
+        if not done.returncode:
+            break
+    return done
 
 
 def linker_key(target: Target, linker: str | None = None) -> tuple:

@@ -109,16 +109,9 @@ def link_library(
     symbols.own_names(work / "model.o", prefix)
     (work / "exports").write_text(f"{{ global: mobilenet_*; {prefix}mobilenet_*; local: *; }};\n")
     options = ("-Wl,--gc-sections", "-Wl,-z,defs", "-Wl,--version-script=exports")
-    _run(
-        *(
-            work,
-            target,
-            compiler,
-            "-shared",
-            *options,
-            *build_identity.linked_with(build),
-            "-Wl,-soname,libmobilenet.so",
-        ),
+    identity = build_identity.linked_with(build)
+    _link(
+        *(work, target, linker, "-shared", *options, *identity, "-Wl,-soname,libmobilenet.so"),
         *("-o", LIBRARY, "model.o", *_LIBC),
     )
     instruction_sets.check(work / LIBRARY, target)
@@ -128,11 +121,10 @@ def link_library(
 
 def link_rest(work: Path, target, linker: str | None, build: str) -> dict[str, bytes]:
     """The files of a bundle from the folder that `link_library` used: the library and two more, by name."""
-    compiler = codegen.linker_command(target, linker)
     version = f'-DMOBILENET_VERSION="{__version__}"'
     _object(work, target, linker, "program.o", PROGRAM, PROGRAM_HEADERS, version)
-    _run(
-        *(work, target, compiler, "-s", *build_identity.linked_with(build), "-Wl,-rpath,$ORIGIN"),
+    _link(
+        *(work, target, linker, "-s", *build_identity.linked_with(build), "-Wl,-rpath,$ORIGIN"),
         *("-o", "mobilenet", "program.o", LIBRARY, *_LIBC, *_LOADER),
     )
     _run(work, target, packages.zig("archives", "ar"), "rcsD", "libmobilenet.a", "model.o")
@@ -165,8 +157,17 @@ def _object(
     KEPT.keep(key, work / made)
 
 
+def _link(work: Path, target, linker: str | None, *arguments: str) -> None:
+    command = codegen.linker_command(target, linker)
+    _require(codegen.run_linker(command, arguments, linker, work), target, command, arguments)
+
+
 def _run(work: Path, target, command: list[str], *arguments: str) -> None:
     done = subprocess.run([*command, *arguments], cwd=work, capture_output=True, text=True, env=zig_environment())
+    _require(done, target, command, arguments)
+
+
+def _require(done: subprocess.CompletedProcess, target, command: list[str], arguments: tuple[str, ...]) -> None:
     if done.returncode:
         made = arguments[arguments.index("-o") + 1] if "-o" in arguments else arguments[1]
         raise TvmMobilenetError(
