@@ -45,7 +45,10 @@ float16 and int8 networks they stay in float32, between conversions. Generic lay
 These operators are refused, with an error that names them: `NonZero`, `NonMaxSuppression`, `Unique` (their shapes
 depend on data, or TVM computes them by calls of its own runtime), a `TopK` that leaves the order of its values open,
 operators that draw random numbers, and `If`, `Loop` and `Scan`. An `If` whose condition follows from shapes is its
-branch. `LSTM`, `GRU` and `RNN` are written out step by step. Files of opsets 7 to 10 are converted.
+branch. `LSTM`, `GRU` and `RNN` are written out step by step. Files of opsets 7 to 10 are converted. Operators that ONNX
+itself defines by others, such as `CenterCropPad` and `RotaryEmbedding`, are written out by that definition. Attributes
+that came after opset 23 are refused by name, and so are complex numbers. A PyTorch program in float64 is computed in
+float32, as a note says.
 
 An output may be a constant, such as anchors. Values that are read or written at positions (`GatherND`,
 `ScatterElements`, PyTorch's `index_put`) stay inside of the data: a position outside of it is moved to the nearest one.

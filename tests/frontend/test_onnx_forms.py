@@ -17,6 +17,7 @@ from tvm_mobilenet import build, passes, targets, verify
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import from_onnx
 from tvm_mobilenet.models.options import ModelOptions
+from tvm_mobilenet.runtime.instance import Instance
 
 SHAPE = (1, 4, 6, 5)
 RNG = np.random.default_rng(5)
@@ -215,3 +216,29 @@ def test_a_mask_of_infinities_is_built_and_verified(tmp_path):
     onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 13)], ir_version=10), tmp_path / "net.onnx")
     build.build(ModelOptions(model=str(tmp_path / "net.onnx")), targets.load("host"), output=tmp_path / "out")
     assert verify.verify(tmp_path / "out", board="local").ok
+
+
+def test_plain_integers_of_a_byte_are_no_quantized_values(tmp_path):
+    """They have no scales; a sum leaves the range as any integer's does. A tensor without values is refused by name."""
+    nodes = [
+        h.make_node("Add", ["x", "x"], ["twice"]),
+        h.make_node("Max", ["x", "x"], ["most"]),
+        h.make_node("Clip", ["x"], ["same"]),
+    ]
+    ports = [h.make_tensor_value_info(name, TensorProto.INT8, SHAPE) for name in ("x", "twice", "most", "same")]
+    model = h.make_model(
+        h.make_graph(nodes, "g", ports[:1], ports[1:]), opset_imports=[h.make_opsetid("", 14)], ir_version=10
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    build.build(ModelOptions(model=str(tmp_path / "net.onnx")), targets.load("host"), output=tmp_path / "out")
+    x = RNG.integers(-128, 128, SHAPE).astype(np.int8)
+    with Instance(tmp_path / "out" / "libmobilenet.so", tmp_path / "out" / "parameters.bin") as net:
+        net.set_inputs([x])
+        net.run()
+        for due, y in zip((x + x, x, x), net.outputs, strict=True):
+            np.testing.assert_array_equal(y, due)
+    model.graph.node.append(h.make_node("Shape", ["x"], ["none"], start=2, end=1))
+    model.graph.output.append(h.make_tensor_value_info("none", TensorProto.INT64, (0,)))
+    onnx.save(model, tmp_path / "none.onnx")
+    with pytest.raises(TvmMobilenetError, match=r"output at 3.*a tensor without values"):
+        passes.run(from_onnx(tmp_path / "none.onnx"))

@@ -336,7 +336,10 @@ class ChannelsLast:
     def call(
         self, layer: Layer, inputs: list[Tensor], stored: tuple[Axis, ...], dims, weight=None, bias=None, slopes=None
     ) -> Tensor:
-        layer = layer.replace(dtype=self.dtypes.get(inputs[0].value, layer.dtype))
+        dtype = self.dtypes.get(inputs[0].value, layer.dtype)
+        if np.issubdtype(dtype, np.integer):  # it becomes a generic layer: those of int8 have scales, later
+            raise Unsupported(f"it computes with {dtype} as plain numbers")
+        layer = layer.replace(dtype=dtype)
         constants = {} if slopes is None else {SLOPES: slopes}
         if weight is not None:
             constants = {"weight": weight, "bias": np.zeros(layer.out_channels) if bias is None else bias}
@@ -352,7 +355,8 @@ class ChannelsLast:
     def _copy(self, x: Tensor) -> Tensor:
         """A copy in the same order: each of a plan's inputs and outputs has memory of its own."""
         dtype = self.dtypes[x.value]
-        layer = copying(x.shape, dtype) if dtype in OF_DATA else transposed((prod(x.shape),), (0,), dtype)
+        of_floats = dtype in OF_DATA and not np.issubdtype(dtype, np.integer)
+        layer = copying(x.shape, dtype) if of_floats else transposed((prod(x.shape),), (0,), dtype)
         return self._called(layer, [x], x, {})
 
     def _constant(self, expr: relax.Expr) -> Tensor:
@@ -376,7 +380,8 @@ class ChannelsLast:
             x = self.in_order(x)
             if x.value in self.placed and x.value in self.dtypes:  # not of an operator that is reported
                 x = self._copy(x)
-        except (Unsupported, ImpossibleLayerError) as e:
+        except (Unsupported, ImpossibleLayerError, NotGeneric) as e:
+            x = x or fresh("?", (1, 1, 1, 1), (0,))
             self.problems.append(Problem("output", str(index), str(list(x.shape)), str(e), self.at))
         self.placed.add(x.value)
         return Port(name, x.shape, self.dtypes.get(x.value, "?"), x.value)
