@@ -187,6 +187,25 @@ def test_products_so_far_and_computed_norms(tmp_path):
         np.testing.assert_allclose(y, due, rtol=1e-4, atol=1e-5)
 
 
+def test_an_lstm_may_see_its_cell_within_bounds(tmp_path):
+    """Peepholes, a clip, and other activations."""
+    sizes = {"w": (1, 20, 4), "r": (1, 20, 5), "b": (1, 40), "p": (1, 15)}
+    how = {"hidden_size": 5, "clip": 0.6, "activations": ["Tanh", "Relu", "Sigmoid"]}
+    node = h.make_node("LSTM", ["x", "w", "r", "b", "", "", "", "p"], ["y", "h", "c"], **how)
+    graph = h.make_graph(
+        [node],
+        "g",
+        [h.make_tensor_value_info("x", TensorProto.FLOAT, (2, 3, 4))],
+        [h.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "yhc"],
+        [numpy_helper.from_array(f(*shape), name) for name, shape in sizes.items()],
+    )
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 14)], ir_version=8), tmp_path / "net.onnx")
+    session, x = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"]), f(2, 3, 4)
+    found = run_in_torch(passes.run(from_onnx(tmp_path / "net.onnx")), x)
+    for y, due in zip(found, session.run(None, {"x": x}), strict=True):
+        np.testing.assert_allclose(y, due, rtol=1e-4, atol=1e-5)
+
+
 def test_an_attribute_of_a_later_opset_is_named(tmp_path):
     """Whoever ignores it computes something else."""
     node = h.make_node("Attention", ["x", "x", "x"], ["y"], "look", left_window_size=2, right_window_size=0)

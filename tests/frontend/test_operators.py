@@ -444,8 +444,8 @@ def layers_of_sequences():
     cases = {
         "lstm": ("LSTM", 4, {"direction": "bidirectional"}),
         "gru": ("GRU", 3, {}),
-        "linear": ("GRU", 3, {"linear_before_reset": 1, "direction": "bidirectional"}),
-        "rnn": ("RNN", 1, {}),
+        "linear": ("GRU", 3, {"linear_before_reset": 1, "direction": "bidirectional", "clip": 0.5}),
+        "rnn": ("RNN", 1, {"activations": ["Relu"]}),
     }
     for name, (kind, gates, how) in cases.items():
         ways = 1 + (how.get("direction") == "bidirectional")
@@ -464,8 +464,8 @@ def test_layers_of_sequences_are_written_out_and_verified(tmp_path):
     path = model_of(tmp_path / "net.onnx", *nodes, constants=constants, outputs=outputs)
     build.build(ModelOptions(model=str(path)), targets.load("rpi4"), output=tmp_path / "out")
     assert verify.verify(tmp_path / "out").ok
-    nodes[1].attribute.append(h.make_attribute("clip", 1.0))
-    with pytest.raises(TvmMobilenetError, match=r"LSTM at lstm 0, .*clip"):
+    nodes[1].attribute.append(h.make_attribute("input_forget", 1))
+    with pytest.raises(TvmMobilenetError, match=r"LSTM at lstm 0, .*coupled"):
         passes.run(from_onnx(model_of(tmp_path / "net.onnx", *nodes, constants=constants, outputs=outputs)))
 
 

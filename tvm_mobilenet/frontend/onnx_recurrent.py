@@ -18,6 +18,7 @@ from tvm_mobilenet.frontend.onnx_arguments import array_of, is_empty, text
 op = relax.op
 _OPERATORS_OF_A_STEP = 20
 _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
+_FUNCTIONS = {"sigmoid": op.sigmoid, "tanh": op.tanh, "relu": op.nn.relu}
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _STATES = {"LSTM": 2, "GRU": 1, "RNN": 1}
 
@@ -29,7 +30,7 @@ def recurrent(kind: str) -> Callable:
         x, weight, state_weight, bias, lengths, *state, peep = (*inputs, *[None] * (8 - len(inputs)))[:8]
         ways = {"forward": [1], "reverse": [-1], "bidirectional": [1, -1]}[text(attrs.get("direction", "forward"))]
         steps, batch, _ = (int(d) for d in x.ty.shape)
-        _check(kind, attrs, lengths, peep, steps, len(ways))
+        _check(kind, attrs, lengths, steps, len(ways))
         count, hidden = _GATES[kind], int(state_weight.ty.shape[2])
         w, r = array_of(weight), array_of(state_weight)
         b = np.zeros((len(ways), 2 * count * hidden), w.dtype) if _left_out(bias) else array_of(bias)
@@ -46,6 +47,9 @@ def recurrent(kind: str) -> Callable:
                 relax.const(r[way].T.copy()),
                 relax.const(of_state),
                 bool(attrs.get("linear_before_reset", 0)),
+                float(attrs.get("clip", 0.0)),
+                None if _left_out(peep) else array_of(peep)[way],
+                _activations(kind, attrs, way),
             )
             found: dict[int, relax.Expr] = {}
             for t in range(steps)[::step]:
@@ -64,20 +68,21 @@ def recurrent(kind: str) -> Callable:
 class _Cell:
     """One step of each kind: its method takes the product of the data, and the states before, and gives those after."""
 
-    def __init__(self, bb, hidden: int, weight: relax.Expr, bias: relax.Expr, linear_before_reset: bool):
+    def __init__(self, bb, hidden: int, weight, bias, linear_before_reset: bool, clip: float, peepholes, activations):
         self.bb, self.hidden, self.weight, self.bias = bb, hidden, weight, bias
-        self.linear = linear_before_reset
+        self.linear, self.clip, self.peepholes = linear_before_reset, clip, peepholes
+        self.of_gates, self.of_new, self.of_cell = (*activations, *activations[-1:] * 2)[:3]
 
     def LSTM(self, data, h, c):
         i, o, f, new = self._gates(self._e(op.add(data, self._of_state(h))), 4)
-        kept = self._e(op.multiply(self._e(op.sigmoid(f)), c))
-        c = self._e(op.add(kept, self._e(op.multiply(self._e(op.sigmoid(i)), self._e(op.tanh(new))))))
-        return self._e(op.multiply(self._e(op.sigmoid(o)), self._e(op.tanh(c)))), c
+        i, f, new = self._gate(self._seen(i, c, 0)), self._gate(self._seen(f, c, 2)), self._new(new)
+        c = self._e(op.add(self._e(op.multiply(f, c)), self._e(op.multiply(i, new))))
+        return self._e(op.multiply(self._gate(self._seen(o, c, 1)), self._e(self.of_cell(c)))), c
 
     def GRU(self, data, h, unused):
         z_data, r_data, h_data = self._gates(data, 3)
         z, r, new = self._gates(self._of_state(h), 3)
-        z, r = (self._e(op.sigmoid(self._e(op.add(a, b)))) for a, b in ((z_data, z), (r_data, r)))
+        z, r = (self._gate(self._e(op.add(a, b))) for a, b in ((z_data, z), (r_data, r)))
         if self.linear:
             new = self._e(op.multiply(r, new))
         else:
@@ -86,15 +91,31 @@ class _Cell:
                 relax.const(np.ascontiguousarray(a.value.numpy()[..., 2 * size :])) for a in (self.weight, self.bias)
             )
             new = self._e(op.add(self._e(op.matmul(self._e(op.multiply(r, h)), weight)), bias))
-        new = self._e(op.tanh(self._e(op.add(h_data, new))))
+        new = self._new(self._e(op.add(h_data, new)))
         apart = self._e(op.multiply(z, self._e(op.subtract(h, new))))  # z * h + (1 - z) * new
         return self._e(op.add(new, apart)), unused
 
     def RNN(self, data, h, unused):
-        return self._e(op.tanh(self._e(op.add(data, self._of_state(h))))), unused
+        return self._new(self._e(op.add(data, self._of_state(h)))), unused
 
     def _e(self, expr: relax.Expr) -> relax.Expr:
         return self.bb.emit(expr)
+
+    def _gate(self, x: relax.Expr) -> relax.Expr:
+        return self._e(self.of_gates(self._clipped(x)))
+
+    def _new(self, x: relax.Expr) -> relax.Expr:
+        return self._e(self.of_new(self._clipped(x)))
+
+    def _clipped(self, x: relax.Expr) -> relax.Expr:
+        return self._e(op.clip(x, -self.clip, self.clip)) if self.clip else x
+
+    def _seen(self, gate: relax.Expr, c: relax.Expr, place: int) -> relax.Expr:
+        """A gate that also sees the cell, if the layer has peepholes."""
+        if self.peepholes is None:
+            return gate
+        share = relax.const(self.peepholes[place * self.hidden : (place + 1) * self.hidden].copy())
+        return self._e(op.add(gate, self._e(op.multiply(c, share))))
 
     def _of_state(self, h: relax.Expr) -> relax.Expr:
         return self._e(op.add(self._e(op.matmul(h, self.weight)), self.bias))
@@ -104,17 +125,23 @@ class _Cell:
         return [self._e(op.strided_slice(x, [1], [i * size], [(i + 1) * size])) for i in range(count)]
 
 
-def _check(kind: str, attrs, lengths, peep, steps: int, ways: int) -> None:
+def _check(kind: str, attrs, lengths, steps: int, ways: int) -> None:
     """Refuse forms that are not written out; the ValueError gives the reason."""
-    names = [text(a) for a in attrs.get("activations", ())]
-    if names and [n.lower() for n in names] != [n.lower() for n in _ACTIVATIONS[kind]] * ways:
-        raise ValueError(f"its activations are {', '.join(names)}")
-    if attrs.get("layout", 0) or attrs.get("clip") or attrs.get("input_forget", 0) or not _left_out(peep):
-        raise ValueError("it has a layout, a clip, coupled gates or peepholes of its own")
+    if attrs.get("layout", 0) or attrs.get("input_forget", 0):
+        raise ValueError("it has a layout or coupled gates of its own")
     if not _left_out(lengths) and not (isinstance(lengths, tvm.ir.Constant) and (array_of(lengths) == steps).all()):
         raise ValueError("the lengths of its sequences depend on data; export it for sequences of one length")
     if steps * ways * _OPERATORS_OF_A_STEP > limits.MOST_NODES:
         raise ValueError(f"its {steps} steps, written out, are more operators than a network has")
+
+
+def _activations(kind: str, attrs, way: int) -> list[Callable]:
+    """The functions of a direction: of gates, of new values and, of an LSTM, of its cell."""
+    count = len(_ACTIVATIONS[kind])
+    names = [text(a) for a in attrs.get("activations", ())][way * count : (way + 1) * count] or _ACTIVATIONS[kind]
+    if odd := [name for name in names if name.lower() not in _FUNCTIONS]:
+        raise ValueError(f"its activations are {', '.join(odd)}")
+    return [_FUNCTIONS[name.lower()] for name in names]
 
 
 def _left_out(expr) -> bool:
