@@ -196,6 +196,62 @@ def of_depth(**options):
     return make
 
 
+def whole(net, x, times=9):
+    """Whole numbers, some below zero."""
+    more = net.op("MUL", [x, net.constant(np.float32(times))], net.value(SHAPE), "Mul")
+    return net.op("CAST", [more], net.value(SHAPE, "int32"), "Cast", outDataType=2)
+
+
+def of_whole(name, *constants):
+    """An operator of whole numbers and others, or constants; as floats."""
+
+    def make(net, x):
+        others = [net.constant(c) for c in constants] or [whole(net, net.op("ABS", [x], net.value(SHAPE)))]
+        found = net.op(name, [whole(net, x), *others], net.value(SHAPE, "int32"))
+        return net.op("CAST", [found], net.value(SHAPE), "Cast", inDataType=2)
+
+    return make
+
+
+def in_segments(name, *number):
+    """Rows by their numbers; one number has no row, and a negative one none of the results."""
+
+    def make(net, x):
+        rows = net.op("RESHAPE", [x, net.constant(i(9, 48))], net.value((9, 48)), "Reshape")
+        places = i(*((3, 0, 2, -1, 2, 0, 3, 0, 0) if number else (0, 0, 1, 1, 1, 2, 3, 3, 3)))
+        inputs = [rows, net.constant(places), *(net.constant(np.int32(n)) for n in number)]
+        found = net.op(name, inputs, net.value((4, 48)))
+        return net.op("TANH", [found], net.value((4, 48)))  # the number of no row is infinite, or nearly
+
+    return make
+
+
+def reversed_parts(along, batch, lengths):
+    return op("REVERSE_SEQUENCE", SHAPE, i(*lengths), kind="ReverseSequence", seqDim=along, batchDim=batch)
+
+
+def with_diagonal(axis):
+    """A diagonal of a matrix with more rows, or with more columns."""
+
+    def make(net, x):
+        shape = SHAPE if axis == 2 else (1, 9, 6, 8)
+        data = x if axis == 2 else net.op("TRANSPOSE", [x, net.constant(i(0, 1, 3, 2))], net.value(shape))
+        values = net.op("REDUCE_MAX", [x, net.constant(i(2))], net.value((1, 9, 6)), "Reducer")
+        return net.op("MATRIX_SET_DIAG", [data, values], net.value(shape), "MatrixSetDiag")
+
+    return make
+
+
+def transposed_of_depth(size, **options):
+    def make(net, x):
+        given = {"dilationDFactor": 1, "dilationWFactor": 1, "dilationHFactor": 1, **options}
+        deep = net.op("RESHAPE", [x, net.constant(i(1, 9, 8, 3, 2))], net.value((1, 9, 8, 3, 2)), "Reshape")
+        inputs = [net.constant(i(1, *size, 4)), net.constant(f(3, 3, 3, 4, 2)), deep, net.constant(f(4))]
+        return net.op("CONV_3D_TRANSPOSE", inputs, net.value((1, *size, 4)), "Conv3D", **given)
+
+    return make
+
+
 CASES = {
     "conv SAME": conv(),
     "conv SAME stride 2": conv(strideH=2, strideW=2, fusedActivationFunction=3),
@@ -306,6 +362,26 @@ CASES = {
     "filled": lambda net, x: net.op("FILL", [net.constant(i(2, 3)), net.op("REDUCE_MAX", [x, net.constant(i(0, 1, 2, 3))], net.value(()), "Reducer")], net.value((2, 3))),
     "rest and a new axis": op("STRIDED_SLICE", (1, 9, 8, 1, 2), *(i(*n) for n in ((0, 0, 1), (0, 0, 4), (1, 1, 2))), kind="StridedSlice", ellipsisMask=1, newAxisMask=2),
     "zeros": lambda net, x: net.op("ADD", [x, net.op("ZEROS_LIKE", [x], net.value(SHAPE), "ZerosLike")], net.value(SHAPE), "Add"),
+    "bits of one": of_whole("BITWISE_XOR"),
+    "bits to the right": of_whole("RIGHT_SHIFT", i(0, 1, 2, 3, -2, 40)),
+    "steps of 8 bits": op("FAKE_QUANT", SHAPE, kind="FakeQuant", min=-1.3, max=2.2, numBits=8),
+    "steps of 4 bits": op("FAKE_QUANT", SHAPE, kind="FakeQuant", min=0.0, max=3.1, numBits=4),
+    "buckets": op("BUCKETIZE", SHAPE, kind="Bucketize", dtype="int32", boundaries=[-1.5, 0.0, 0.25, 2.0]),
+    "buckets of whole numbers": lambda net, x: net.op("BUCKETIZE", [whole(net, x)], net.value(SHAPE, "int32"), "Bucketize", boundaries=[-9.0, 0.0, 2.5, 11.0]),
+    "first rows backwards": reversed_parts(1, 3, (9, 0, 1, 5, 2, 8)),
+    "first of each row backwards": reversed_parts(3, 2, (6, 0, 1, 5, 2, 6, 3, 4)),
+    "diagonals": op("MATRIX_DIAG", (*SHAPE, 6), kind="MatrixDiag"),
+    "other diagonals": with_diagonal(2),
+    "other diagonals of wide matrices": with_diagonal(3),
+    "sums of segments": in_segments("SEGMENT_SUM"),
+    **{f"segments, {name}": in_segments(f"UNSORTED_SEGMENT_{name.upper()}", 4) for name in ("sum", "prod", "max", "min")},
+    "transposed conv of depth": transposed_of_depth((11, 17, 7), padding=1, strideD=1, strideH=2, strideW=2),
+    "transposed conv of depth, SAME": transposed_of_depth((18, 16, 3), padding=0, strideD=2, strideH=2, strideW=1),
+    **{f"StableHLO's {name}": twice(f"STABLEHLO_{name.upper()}") for name in ("add", "multiply", "maximum", "minimum")},
+    "StableHLO's bits of both": of_whole("STABLEHLO_AND"),
+    "StableHLO's bits to the left": of_whole("STABLEHLO_SHIFT_LEFT", np.broadcast_to(i(0, 1, 2, 3, 5, 17), SHAPE)),
+    "one value between": op("DILATE", (1, 17, 8, 16), i(1, 2, 1, 3), np.float32(-1.5)),
+    "from sparse to dense": lambda net, x: net.op("SPARSE_TO_DENSE", [net.constant(np.int32([[0, 1], [2, 0], [2, 3]])), net.constant(i(3, 4)), net.op("SLICE", [net.op("RESHAPE", [x, net.constant(i(432))], net.value((432,)), "Reshape"), net.constant(i(5)), net.constant(i(3))], net.value((3,))), net.constant(np.float32(-1.5))], net.value((3, 4)), "SparseToDense"),
 }  # fmt: skip
 
 
@@ -331,7 +407,7 @@ def compared(path, shape=SHAPE, **options):
 
 
 @pytest.mark.parametrize(
-    "first", [pytest.param(i, marks=[pytest.mark.full] * (i % 24 > 0)) for i in range(0, len(CASES), 12)]
+    "first", [pytest.param(i, marks=[pytest.mark.full] * (i % 36 > 0)) for i in range(0, len(CASES), 12)]
 )
 def test_operators_compute_what_litert_does(first, tmp_path):
     names = list(CASES)[first : first + 12]
@@ -361,6 +437,9 @@ REFUSED = {
     "WHILE at loop, .*: what it runs depends on data": loops,
     "UNIDIRECTIONAL_SEQUENCE_LSTM at state, .*unroll=True": lambda net, x: net.op("UNIDIRECTIONAL_SEQUENCE_LSTM", [x], net.value(SHAPE, name="state")),
     "CONV_2D at sum, .*: the activation TANH": lambda net, x: net.op("CONV_2D", [x, net.constant(f(4, 3, 3, 6)), net.constant(f(4))], net.value((1, 9, 8, 4), name="sum"), "Conv2D", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1, fusedActivationFunction=4),
+    "FAKE_QUANT at low, .*: a range that is narrower": lambda net, x: net.op("FAKE_QUANT", [x], net.value(SHAPE, name="low"), "FakeQuant", min=-1.0, max=1.0, numBits=8, narrowRange=True),
+    "BUCKETIZE at few, .*: boundaries that are not in order": lambda net, x: net.op("BUCKETIZE", [x], net.value(SHAPE, "int32", name="few"), "Bucketize", boundaries=[1.0, 0.0]),
+    "REVERSE_SEQUENCE at back, .*: lengths \\[9\\] for axes 1 and 3": lambda net, x: net.op("REVERSE_SEQUENCE", [x, net.constant(i(*range(9)))], net.value(SHAPE, name="back"), "ReverseSequence", seqDim=1, batchDim=3),
     "SLICE at flat, .*: its operand target is computed": lambda net, x: net.op("SLICE", [x, net.op("CAST", [net.op("REDUCE_MAX", [x, net.constant(i(1, 2))], net.value((1, 6)), "Reducer")], net.value((1, 6), "int32", name="target"), "Cast", outDataType=2), net.constant(i(1, 1, 1, 1))], net.value((1, 1, 1, 1), name="flat")),
 }  # fmt: skip
 

@@ -63,7 +63,7 @@ def test_options_are_read_as_they_are_written(name, schema):
         builder.Finish(made.Pack(builder), b"TEST")
         table = flatbuffer.root(bytes(builder.Output()), b"TEST")
         if form.startswith("["):
-            assert table.array(number, np.int32).tolist() == value
+            assert table.array(number, FORMS[form[1]]).tolist() == value
         else:
             assert table.number(number, form, default) == value, field
 

@@ -165,3 +165,57 @@ def select(call: Call) -> Value:
 def sum_of(call: Call) -> Value:
     """The sum of any number of operands."""
     return own(call, reduce(lambda a, b: call.emit(op.add(a, b)), (call.own(i) for i in range(len(call.values)))))
+
+
+# ---- bits and steps
+
+
+def right_shift(call: Call) -> Value:
+    """Bits moved to the right, the sign's with them: at least by none, at most by all but the sign."""
+    x, by, most = call.own(0), call.own(1), np.iinfo(call.value(0).dtype).bits - 1
+    least, most = (relax.const(n, call.value(1).dtype) for n in (0, most))
+    return own(call, op.right_shift(x, call.emit(op.maximum(call.emit(op.minimum(by, most)), least))))
+
+
+def left_shift(call: Call) -> Value:
+    """Bits moved to the left. As StableHLO has it, nothing is left of a number that moves by all its bits, or by less
+    than none; LiteRT leaves both undefined.
+    """
+    x, by, bits = call.own(0), call.own(1), np.iinfo(call.value(0).dtype).bits
+    none, most, all_of_them = (relax.const(n, call.value(1).dtype) for n in (0, bits - 1, bits))
+    moved = call.emit(op.left_shift(x, call.emit(op.maximum(call.emit(op.minimum(by, most)), none))))
+    valid = call.emit(op.logical_and(call.emit(op.greater_equal(by, none)), call.emit(op.less(by, all_of_them))))
+    return own(call, op.where(valid, moved, relax.const(0, call.value(0).dtype)))
+
+
+def bits_of_both(call: Call) -> Value:
+    """The bits that both have; of truths, whether both are true."""
+    both = op.logical_and if call.value(0).dtype == "bool" else op.bitwise_and
+    return own(call, both(call.own(0), call.own(1)))
+
+
+def rounded_to_steps(call: Call) -> Value:
+    """FAKE_QUANT: values rounded to the steps of an integer, whose range is moved so that zero is one of them."""
+    low, high, bits = (call.options[name] for name in ("min", "max", "num_bits"))
+    least, most = 0, 2**bits - 1
+    if call.options["narrow_range"]:
+        raise ValueError("a range that is narrower by one, which TFLite has for weights alone")
+    if not (2 <= bits <= 16 and low <= 0 <= high and low < high):
+        raise ValueError(f"{bits} bits from {low} to {high}")
+    step = (np.float32(high) - np.float32(low)) / np.float32(most - least)
+    zero = int(np.clip(np.floor(least - np.float32(low) / step + 0.5), least, most))
+    low, high = (np.float32(end - zero) * step for end in (least, most))
+    x = call.emit(op.clip(call.own(0), float(low), float(high)))
+    steps = call.emit(op.multiply(call.emit(op.subtract(x, number(low))), number(np.float32(1) / step)))
+    steps = call.emit(op.floor(call.emit(op.add(steps, number(0.5)))))
+    return own(call, op.add(call.emit(op.multiply(steps, number(step))), number(low)))
+
+
+def bucketize(call: Call) -> Value:
+    """How many of an option's boundaries are no larger than each value."""
+    boundaries = np.array(call.options["boundaries"], np.float32)
+    if not boundaries.size or not (boundaries[1:] >= boundaries[:-1]).all():
+        raise ValueError("boundaries that are not in order")
+    x = call.own(0)
+    x = x if call.value(0).dtype == "float32" else call.emit(op.astype(x, "float32"))
+    return own(call, op.bucketize(x, relax.const(boundaries), out_int32=True, right=True))

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 
 from tvm_mobilenet.files import limits
+from tvm_mobilenet.frontend.tflite_positions import gathered
 from tvm_mobilenet.frontend.tflite_values import Call
-from tvm_mobilenet.frontend.tflite_views import filled, gathered, strided
+from tvm_mobilenet.frontend.tflite_views import filled, strided
 
 _ITEM_BYTES = 8  # bytes of the largest element
 

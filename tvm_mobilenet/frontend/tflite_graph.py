@@ -292,7 +292,9 @@ class _Reader:
         for option, (field, form, default) in known.fields.items():
             if given is None:
                 found[option] = default
-            elif form.startswith("["):
+            elif form == "[f":
+                found[option] = given.array(field, np.float32)
+            elif form == "[i":
                 found[option] = tuple(int(v) for v in given.array(field, np.int32)[: limits.MOST_RANK + 1])
             else:
                 found[option] = given.number(field, form, default)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from tvm import relax
 
 from tvm_mobilenet.frontend import tflite_elementwise as elementwise
+from tvm_mobilenet.frontend import tflite_positions as positions
 from tvm_mobilenet.frontend import tflite_views as views
 from tvm_mobilenet.frontend import tflite_windows as windows
 
@@ -38,11 +40,22 @@ CONVERTERS: dict[str, Callable] = {
     "NOT_EQUAL": elementwise.binary(op.not_equal),
     "LOGICAL_AND": elementwise.binary(op.logical_and),
     "LOGICAL_OR": elementwise.binary(op.logical_or),
+    "BITWISE_XOR": elementwise.binary(op.bitwise_xor),
+    "RIGHT_SHIFT": elementwise.right_shift,
+    "STABLEHLO_ADD": elementwise.arithmetic(op.add),
+    "STABLEHLO_MULTIPLY": elementwise.arithmetic(op.multiply),
+    "STABLEHLO_MAXIMUM": elementwise.binary(op.maximum),
+    "STABLEHLO_MINIMUM": elementwise.binary(op.minimum),
+    "STABLEHLO_AND": elementwise.bits_of_both,
+    "STABLEHLO_SHIFT_LEFT": elementwise.left_shift,
+    "FAKE_QUANT": elementwise.rounded_to_steps,
+    "BUCKETIZE": elementwise.bucketize,
     "ADD_N": elementwise.sum_of,
     "SELECT": elementwise.select,
     "SELECT_V2": elementwise.select,
     "CONV_2D": windows.conv,
     "CONV_3D": windows.conv_3d,
+    "CONV_3D_TRANSPOSE": windows.transposed_3d,
     "DEPTHWISE_CONV_2D": windows.depthwise,
     "TRANSPOSE_CONV": windows.transposed,
     "FULLY_CONNECTED": windows.fully_connected,
@@ -76,20 +89,30 @@ CONVERTERS: dict[str, Callable] = {
     "SPLIT_V": views.split_v,
     "SLICE": views.sliced,
     "STRIDED_SLICE": views.strided_slice,
-    "GATHER": views.gather,
-    "GATHER_ND": views.gather_nd,
-    "SCATTER_ND": views.scatter_nd,
-    "EMBEDDING_LOOKUP": views.rows_of_table,
-    "ONE_HOT": views.one_hot,
+    "GATHER": positions.gather,
+    "GATHER_ND": positions.gather_nd,
+    "SCATTER_ND": positions.scatter_nd,
+    "SPARSE_TO_DENSE": positions.dense,
+    "SEGMENT_SUM": positions.segment_sum,
+    "UNSORTED_SEGMENT_SUM": positions.segments("add", 0),
+    "UNSORTED_SEGMENT_PROD": positions.segments("mul", 1),
+    "UNSORTED_SEGMENT_MAX": positions.segments("max", -np.inf),
+    "UNSORTED_SEGMENT_MIN": positions.segments("min", np.inf),
+    "EMBEDDING_LOOKUP": positions.rows_of_table,
+    "ONE_HOT": positions.one_hot,
     "CUMSUM": views.sums_so_far,
     "FILL": views.fill,
     "REVERSE_V2": views.reverse,
+    "REVERSE_SEQUENCE": positions.reverse_sequences,
+    "MATRIX_DIAG": views.diagonal_matrix,
+    "MATRIX_SET_DIAG": views.with_diagonal,
     "TOPK_V2": views.top,
     "SPACE_TO_BATCH_ND": views.space_to_batch,
     "BATCH_TO_SPACE_ND": views.batch_to_space,
     "SPACE_TO_DEPTH": views.to_depth,
     "DEPTH_TO_SPACE": views.to_space,
     "BROADCAST_TO": views.broadcast_to,
+    "DILATE": views.apart,
     "TILE": views.tile,
     "SOFTMAX": elementwise.softmax,
     "LOG_SOFTMAX": lambda call: elementwise.own(call, op.nn.log_softmax(call.own(0), -1)),

@@ -38,7 +38,7 @@ class Options:
     Attributes
     ----------
     fields : dict of str to (int, str, number)
-        Number, form (as `struct` has it; ``[i`` a vector of int32) and default.
+        Number, form (as `struct` has it; ``[i`` a vector of int32, ``[f`` of float32) and default.
     """
 
     number: int
@@ -86,10 +86,14 @@ OPTIONS = {
     "TransposeConvOptions": Options(49, {**_WINDOW, "activation": (3, "b", 0)}),
     "PackOptions": Options(59, {"values_count": (0, "i", 0), "axis": (1, "i", 0)}),
     "OneHotOptions": Options(61, {"axis": (0, "i", 0)}),
+    "FakeQuantOptions": Options(
+        58, {"min": (0, "f", 0.0), "max": (1, "f", 0.0), "num_bits": (2, "i", 0), "narrow_range": (3, "?", False)}
+    ),
     "UnpackOptions": Options(64, {"num": (0, "i", 0), "axis": (1, "i", 0)}),
     "ResizeNearestNeighborOptions": Options(74, {"align_corners": (0, "?", False), "half_pixel": (1, "?", False)}),
     "LeakyReluOptions": Options(75, {"alpha": (0, "f", 0.0)}),
     "MirrorPadOptions": Options(77, {"mode": (0, "b", 0)}),
+    "ReverseSequenceOptions": Options(87, {"seq_dim": (0, "i", 0), "batch_dim": (1, "i", 0)}),
     "DepthToSpaceOptions": Options(94, {"block_size": (0, "i", 0)}),
     "BatchMatMulOptions": Options(101, {"adj_x": (0, "?", False), "adj_y": (1, "?", False)}),
     "CumsumOptions": Options(102, {"exclusive": (0, "?", False), "reverse": (1, "?", False)}),
@@ -98,6 +102,7 @@ OPTIONS = {
         {"padding": (0, "b", 0), "stride_d": (1, "i", 0), "stride_w": (2, "i", 0), "stride_h": (3, "i", 0)}
         | {"activation": (4, "b", 0), "dilation_d": (5, "i", 1), "dilation_w": (6, "i", 1), "dilation_h": (7, "i", 1)},
     ),
+    "BucketizeOptions": Options(115, {"boundaries": (0, "[f", ())}),
     "GeluOptions": Options(116, {"approximate": (0, "?", False)}),
 }
 
@@ -131,6 +136,8 @@ OPERATORS = {  # by number; others are refused by number
     137: "HASHTABLE_FIND", 138: "HASHTABLE_IMPORT", 139: "HASHTABLE_SIZE", 153: "UNSORTED_SEGMENT_PROD",
     154: "UNSORTED_SEGMENT_MAX", 155: "UNSORTED_SEGMENT_SUM", 157: "UNSORTED_SEGMENT_MIN", 159: "BITCAST",
     160: "BITWISE_XOR", 161: "RIGHT_SHIFT", 203: "DILATE", 205: "REDUCE_WINDOW",
+    163: "STABLEHLO_ADD", 165: "STABLEHLO_MULTIPLY", 166: "STABLEHLO_MAXIMUM", 176: "STABLEHLO_AND",
+    181: "STABLEHLO_MINIMUM", 207: "STABLEHLO_SHIFT_LEFT",
 }  # fmt: skip
 OPTIONS_OF = {  # options of operators, for those with options that the reader uses
     "ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions", "DIV": "DivOptions",
@@ -148,4 +155,6 @@ OPTIONS_OF = {  # options of operators, for those with options that the reader u
     "LOCAL_RESPONSE_NORMALIZATION": "LocalResponseNormalizationOptions", "REDUCE_ALL": "ReducerOptions",
     "REDUCE_ANY": "ReducerOptions",
     "DEPTH_TO_SPACE": "DepthToSpaceOptions", "BATCH_MATMUL": "BatchMatMulOptions", "GELU": "GeluOptions",
+    "FAKE_QUANT": "FakeQuantOptions", "REVERSE_SEQUENCE": "ReverseSequenceOptions", "BUCKETIZE": "BucketizeOptions",
+    "CONV_3D_TRANSPOSE": "Conv3DOptions",
 }  # fmt: skip

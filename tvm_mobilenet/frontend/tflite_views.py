@@ -8,7 +8,8 @@ from math import prod
 import numpy as np
 from tvm import relax
 
-from tvm_mobilenet.frontend import nests, positions
+from tvm_mobilenet.files import limits
+from tvm_mobilenet.frontend import nests
 from tvm_mobilenet.frontend.tflite_elementwise import own
 from tvm_mobilenet.frontend.tflite_values import Call, Value
 
@@ -195,6 +196,21 @@ def reverse(call: Call) -> Value:
     return own(call, x)
 
 
+def diagonal_matrix(call: Call) -> Value:
+    """Matrices of zeros with the last dimension's values as their diagonals."""
+    (*_, size), zero = call.shape(0), relax.const(0, call.value(0).dtype)
+    limits.check_tensor(prod(call.shape(0)) * size, np.dtype(call.value(0).dtype).itemsize, call.where)
+    row = call.emit(op.expand_dims(call.own(0), -2))
+    return own(call, op.where(relax.const(np.eye(size, dtype=bool)), row, zero))
+
+
+def with_diagonal(call: Call) -> Value:
+    """Matrices with other values on their diagonals."""
+    rows, columns = call.shape(0)[-2:]
+    values = call.emit(op.expand_dims(call.own(1), -2 if columns <= rows else -1))
+    return own(call, op.where(relax.const(np.eye(rows, columns, dtype=bool)), values, call.own(0)))
+
+
 def top(call: Call) -> list[Value]:
     """The largest values of the last axis, in order, and their places."""
     (count,) = call.numbers(1)
@@ -234,62 +250,6 @@ def batch_to_space(call: Call) -> Value:
         starts, stops = [int(c[0]) for c in crops], [d - int(c[1]) for d, c in zip(whole, crops, strict=True)]
         x = call.emit(op.strided_slice(x, list(range(1, count + 1)), starts, stops))
     return own(call, x)
-
-
-def gathered(call: Call) -> tuple[np.ndarray, int]:
-    """The indices and the axis of a gather of constants; a ValueError if they are invalid."""
-    if call.options["batch_dims"]:
-        raise ValueError("a gather of each of a batch")
-    places, axis = call.array(1), call.options["axis"] % len(call.shape(0))
-    size = call.shape(0)[axis]
-    if places.size == 0 or places.min() < 0 or places.max() >= size:
-        raise ValueError(f"places out of {size}")
-    return places, axis
-
-
-def gather(call: Call) -> Value:
-    """Values at indices of an axis, which may be of each of a batch."""
-    axis, batch = call.options["axis"] % len(call.shape(0)), call.options["batch_dims"] % (len(call.shape(1)) + 1)
-    if call.value(1).known is None or batch:
-        if batch not in (0, axis):
-            raise ValueError(f"a gather of axis {axis} of each of {batch} dimensions")
-        rank = len(call.shape(1))
-        each = [
-            relax.const(np.arange(n).reshape([-1 if i == a else 1 for i in range(rank)]), "int64")
-            for a, n in enumerate(call.shape(0)[:batch])
-        ]
-        return Value(own=nests.indexed(call.bb, call.own(0), [*each, *[None] * (axis - batch), call.own(1)]))
-    places, axis = gathered(call)
-    flat = relax.const(places.reshape(-1).astype(np.int64))
-    x = call.emit(op.take(call.own(0), flat, axis, mode="clip"))
-    shape = call.shape(0)
-    return own(call, op.reshape(x, shape[:axis] + places.shape + shape[axis + 1 :]))
-
-
-def gather_nd(call: Call) -> Value:
-    """Values at positions, whose numbers are in the last dimension."""
-    return own(call, positions.gathered(call.bb, call.own(0), call.own(1)))
-
-
-def scatter_nd(call: Call) -> Value:
-    """Zeros, with the sums of updates at positions. Operands: positions, updates, shape."""
-    zeros = call.emit(op.zeros(call.numbers(2), call.value(1).dtype))
-    return own(call, positions.scattered(call.bb, zeros, call.own(0), call.own(1), "add"))
-
-
-def rows_of_table(call: Call) -> Value:
-    """Rows of the second operand, by their numbers."""
-    return Value(own=nests.indexed(call.bb, call.own(1), [call.own(0)]))
-
-
-def one_hot(call: Call) -> Value:
-    """One value where the index is that of the place, else another. Operands: indices, depth, values."""
-    rank, (depth,) = len(call.shape(0)), call.numbers(1)
-    axis = call.options["axis"] % (rank + 1)
-    dtype = call.value(0).dtype
-    places = np.arange(depth, dtype=dtype).reshape([-1 if i == axis else 1 for i in range(rank + 1)])
-    hit = call.emit(op.equal(call.emit(op.expand_dims(call.own(0), axis)), relax.const(places, dtype)))
-    return own(call, op.where(hit, call.own(2), call.own(3)))
 
 
 def sums_so_far(call: Call) -> Value:
@@ -335,3 +295,15 @@ def broadcast_to(call: Call) -> Value:
 def tile(call: Call) -> Value:
     """Repeat a number of times along each dimension."""
     return own(call, op.tile(call.own(0), call.numbers(1)))
+
+
+def apart(call: Call) -> Value:
+    """One value between those of the data: all but one of each step along a dimension."""
+    shape, steps, between = call.shape(0), call.numbers(1), call.array(2).reshape(())
+    if len(steps) != len(shape) or min(steps, default=1) < 1:
+        raise ValueError(f"steps {steps} of data of the shape {list(shape)}")
+    x = call.emit(op.reshape(call.own(0), [n for d in shape for n in (d, 1)]))
+    x = call.emit(op.nn.pad(x, [n for step in steps for n in (0, 0, 0, step - 1)], "constant", float(between)))
+    x = call.emit(op.reshape(x, [d * step for d, step in zip(shape, steps, strict=True)]))
+    ends = [(d - 1) * step + 1 for d, step in zip(shape, steps, strict=True)]
+    return own(call, op.strided_slice(x, list(range(len(shape))), [0] * len(shape), ends))

@@ -55,6 +55,23 @@ def conv_3d(call: Call) -> Value:
     return own(call, op.permute_dims(made, (0, 2, 3, 4, 1)))
 
 
+def transposed_3d(call: Call) -> Value:
+    """A transposed convolution over depth too. Operands: shape of the output, weight, data, bias; the weight is
+    (depth, height, width, n, channels).
+    """
+    given, shape = call.options, call.shape(1)
+    names = ("d", "h", "w")
+    if len(shape) != 5 or any(given[f"dilation_{n}"] != 1 for n in names):
+        raise ValueError(f"a weight of the shape {list(shape)} with dilations")
+    strides = [given[f"stride_{n}"] for n in names]
+    pads, more = _transposed_window(call, call.shape(2)[1:4], call.numbers(0)[1:4], shape[:3], strides)
+    weight = relax.const(np.ascontiguousarray(call.array(1).transpose(4, 3, 0, 1, 2)), "float32")
+    x = call.emit(op.permute_dims(call.own(2), (0, 4, 1, 2, 3)))
+    made = op.nn.conv3d_transpose(x, weight, strides, pads, more)
+    made = call.emit(_with_bias(call, made, call.biases(3, 2, 1), (1, -1, 1, 1, 1)))
+    return own(call, op.permute_dims(made, (0, 2, 3, 4, 1)))
+
+
 def depthwise(call: Call) -> Value:
     """A depthwise convolution; the weight is (1, height, width, n), with ``multiplier`` filters for each channel."""
     return _convolved(call, (3, 0, 1, 2))
@@ -84,23 +101,26 @@ def _with_bias(call: Call, made: relax.Expr, bias: np.ndarray | None, shape: tup
 
 def transposed(call: Call) -> Value:
     """A transposed convolution. Operands: shape of the output, weight (n, height, width, channels), data, bias."""
-    shape, given = call.shape(1), call.options
-    _, height, width, _ = call.shape(2)
-    _, out_height, out_width, _ = call.numbers(0)
-    strides, pads, more = [given["stride_h"], given["stride_w"]], [], []
-    for size, out, kernel, stride in zip((height, width), (out_height, out_width), shape[1:3], strides, strict=True):
-        reach = (size - 1) * stride + kernel
-        total = max(reach - out, 0) if given["padding"] == schema.SAME else 0
+    strides = [call.options["stride_h"], call.options["stride_w"]]
+    pads, more = _transposed_window(call, call.shape(2)[1:3], call.numbers(0)[1:3], call.shape(1)[1:3], strides)
+    weight = relax.const(np.ascontiguousarray(call.array(1).transpose(3, 0, 1, 2)), "float32")
+    made = op.nn.conv2d_transpose(call.nchw(2), weight, strides, pads, more, data_layout="NCHW", kernel_layout="IOHW")
+    return nchw(call, _with_bias(call, made, call.biases(3, 2, 1), (1, -1, 1, 1)))
+
+
+def _transposed_window(call: Call, sizes, outputs, kernel, strides) -> tuple[list[int], list[int]]:
+    """Pads (all befores, then all behinds) and more of the output at its end than the windows reach."""
+    if min(strides) < 1:
+        raise ValueError(f"strides {strides}")
+    pads, more = [], []
+    for size, out, width, stride in zip(sizes, outputs, kernel, strides, strict=True):
+        reach = (size - 1) * stride + width
+        total = max(reach - out, 0) if call.options["padding"] == schema.SAME else 0
         pads.append((total // 2, total - total // 2))
         more.append(out - (reach - total))
     if min(more) < 0 or max(more) >= max(strides):
-        raise ValueError(f"an output of {out_height}x{out_width} that its data cannot make")
-    (top, bottom), (left, right) = pads
-    weight = relax.const(np.ascontiguousarray(call.array(1).transpose(3, 0, 1, 2)), "float32")
-    made = op.nn.conv2d_transpose(
-        call.nchw(2), weight, strides, [top, left, bottom, right], more, data_layout="NCHW", kernel_layout="IOHW"
-    )
-    return nchw(call, _with_bias(call, made, call.biases(3, 2, 1), (1, -1, 1, 1)))
+        raise ValueError(f"an output of {'x'.join(map(str, outputs))} that its data cannot make")
+    return [pad[0] for pad in pads] + [pad[1] for pad in pads], more
 
 
 def fully_connected(call: Call) -> Value:
