@@ -230,6 +230,20 @@ def reversed_parts(along, batch, lengths):
     return op("REVERSE_SEQUENCE", SHAPE, i(*lengths), kind="ReverseSequence", seqDim=along, batchDim=batch)
 
 
+def replaced(*place):
+    """A piece of data that is the same values' opposites, at a place that is computed."""
+
+    def make(net, x):
+        data = net.op("SLICE", [x, net.constant(i(0, 0, 0, 0)), net.constant(i(1, 5, 3, 4))], net.value((1, 5, 3, 4)))
+        piece = net.op("NEG", [data], net.value((1, 5, 3, 4)))
+        largest = net.op("REDUCE_MAX", [whole(net, x), net.constant(i(0, 1, 2, 3))], net.value((), "int32"), "Reducer")
+        none = net.op("MUL", [largest, net.constant(np.int32(0))], net.value((), "int32"), "Mul")
+        where = net.op("ADD", [net.constant(i(*place)), none], net.value((4,), "int32"), "Add")
+        return net.op("DYNAMIC_UPDATE_SLICE", [x, piece, where], net.value(SHAPE))
+
+    return make
+
+
 def with_diagonal(axis):
     """A diagonal of a matrix with more rows, or with more columns."""
 
@@ -381,6 +395,9 @@ CASES = {
     "StableHLO's bits of both": of_whole("STABLEHLO_AND"),
     "StableHLO's bits to the left": of_whole("STABLEHLO_SHIFT_LEFT", np.broadcast_to(i(0, 1, 2, 3, 5, 17), SHAPE)),
     "one value between": op("DILATE", (1, 17, 8, 16), i(1, 2, 1, 3), np.float32(-1.5)),
+    "bits of floats": lambda net, x: net.op("CAST", [net.op("RIGHT_SHIFT", [net.op("BITCAST", [x], net.value(SHAPE, "int32")), net.constant(i(20))], net.value(SHAPE, "int32"))], net.value(SHAPE), "Cast", inDataType=2),
+    "a piece that is replaced": replaced(7, 3, 1, 0),
+    "a piece that is replaced where it fits": replaced(-4, 1, 30, 3),
     "from sparse to dense": lambda net, x: net.op("SPARSE_TO_DENSE", [net.constant(np.int32([[0, 1], [2, 0], [2, 3]])), net.constant(i(3, 4)), net.op("SLICE", [net.op("RESHAPE", [x, net.constant(i(432))], net.value((432,)), "Reshape"), net.constant(i(5)), net.constant(i(3))], net.value((3,))), net.constant(np.float32(-1.5))], net.value((3, 4)), "SparseToDense"),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
-from tvm import relax
+from tvm import relax, te, tirx
 
 from tvm_mobilenet.frontend.tflite_values import Call, Value
 
@@ -219,3 +219,15 @@ def bucketize(call: Call) -> Value:
     x = call.own(0)
     x = x if call.value(0).dtype == "float32" else call.emit(op.astype(x, "float32"))
     return own(call, op.bucketize(x, relax.const(boundaries), out_int32=True, right=True))
+
+
+def bitcast(call: Call) -> Value:
+    """The same bits as a number of another dtype of the same size."""
+    dtype = call.known_dtype()
+    if np.dtype(dtype).itemsize != np.dtype(call.value(0).dtype).itemsize:
+        raise ValueError(f"the bits of {call.value(0).dtype} as {dtype}")
+
+    def nest(data: te.Tensor) -> te.Tensor:
+        return te.compute(data.shape, lambda *at: tirx.reinterpret(dtype, data(*at)), "bits")
+
+    return own(call, call.bb.emit_te(nest, call.own(0), primfunc_name_hint="bits"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from math import prod
 
 import numpy as np
@@ -128,3 +129,25 @@ def reverse_sequences(call: Call) -> Value:
     inside = call.emit(op.less(places[along], lengths))
     places[along] = call.emit(op.where(inside, call.emit(op.subtract(behind, places[along])), places[along]))
     return Value(own=nests.indexed(call.bb, call.own(0), places))
+
+
+def updated_slice(call: Call) -> Value:
+    """The data with another value's from a place on, which is moved so that all of them fit. Operands: data, the
+    others, place.
+    """
+    shape, size = call.shape(0), call.shape(1)
+    if len(size) != len(shape) or any(n > most for n, most in zip(size, shape, strict=True)):
+        raise ValueError(f"a piece of the shape {list(size)} in {list(shape)}")
+    room = np.subtract(shape, size).astype(np.int64)
+    starts = call.emit(op.astype(call.own(2), "int64"))
+    starts = call.emit(op.minimum(call.emit(op.maximum(starts, relax.const(0, "int64"))), relax.const(room, "int64")))
+    places, inside = [], []
+    for axis, (length, count) in enumerate(zip(shape, size, strict=True)):
+        side = [-1 if a == axis else 1 for a in range(len(shape))]
+        start = call.emit(op.strided_slice(starts, [0], [axis], [axis + 1]))
+        place = call.emit(op.reshape(call.emit(op.subtract(relax.const(np.arange(length), "int64"), start)), side))
+        behind = call.emit(op.less(place, relax.const(count, "int64")))
+        inside.append(call.emit(op.logical_and(call.emit(op.greater_equal(place, relax.const(0, "int64"))), behind)))
+        places.append(place)
+    new = nests.indexed(call.bb, call.own(1), places)
+    return own(call, op.where(reduce(lambda a, b: call.emit(op.logical_and(a, b)), inside), new, call.own(0)))
