@@ -218,7 +218,15 @@ def bucketize(call: Call) -> Value:
         raise ValueError("boundaries that are not in order")
     x = call.own(0)
     x = x if call.value(0).dtype == "float32" else call.emit(op.astype(x, "float32"))
-    return own(call, op.bucketize(x, relax.const(boundaries), out_int32=True, right=True))
+
+    def nest(data: te.Tensor, ends: te.Tensor) -> te.Tensor:
+        def count(*at):
+            i = te.reduce_axis((0, boundaries.size), "i")
+            return te.sum((ends(i) <= data(*at)).astype("int32"), axis=i)
+
+        return te.compute(data.shape, count, "buckets")
+
+    return own(call, call.bb.emit_te(nest, x, relax.const(boundaries), primfunc_name_hint="buckets"))
 
 
 def bitcast(call: Call) -> Value:
