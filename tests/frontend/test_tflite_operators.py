@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from tests.support.tflite_files import Net
+from tvm_mobilenet import build, targets, verify
+from tvm_mobilenet.boards.local import LocalBoard
 from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -439,6 +441,17 @@ def test_every_converter_is_compared(tmp_path):
     """QUANTIZE and DEQUANTIZE of whole numbers are `test_tflite_quantized`'s."""
     seen = {operator.name for operator in tflite_graph.read(saved(tmp_path / "net.tflite", CASES.values())).operators}
     assert set(CONVERTERS) - seen == {"QUANTIZE"} and set(CONVERTERS) <= set(tflite_schema.OPERATORS.values())
+
+
+@pytest.mark.full
+def test_the_machine_code_of_operators_verifies(tmp_path):
+    """What TVM's own nests need, such as scratch memory, a module may lack."""
+    options = ModelOptions(model=str(saved(tmp_path / "net.tflite", list(CASES.values())[120:])))
+    target = targets.load("host")
+    build.build(options, target, output=tmp_path / "out")
+    found = verify.verify(tmp_path / "out", board=LocalBoard(target), inputs=[(f(*SHAPE),)])
+    found.require()
+    assert found.reference.startswith("LiteRT") and len(found.layers) > 100
 
 
 # ---- what is refused, and sizes
