@@ -23,20 +23,31 @@ BAD = "layer_002"
 
 
 @pytest.fixture(scope="module")
-def network():
-    """The network of five layers in int8, of which one adds noise to what its channels should be."""
-    found = load_network(replace(modules.tiny_options(), dtype="int8"))
-    shifts = dict(found.precision.shifts)
-    sizes = np.asarray(found.precision.factors.get(BAD, 1.0))  # of its channels, which calibration chose
-    shifts[BAD] = tuple(sizes * np.random.default_rng(0).normal(0, 16, len(shifts[BAD])))
-    decided = replace(found.precision, shifts=shifts)
-    return replace(found, precision=decided, graph=decided.applied(found.original))
-
-
-@pytest.fixture(scope="module")
 def inputs():
     draw = np.random.default_rng(1)
     return [(draw.normal(0, draw.uniform(0.3, 2), (1, 3, 32, 32)).astype(np.float32),) for _ in range(24)]
+
+
+@pytest.fixture(scope="module")
+def network(inputs):
+    """The network of five layers in int8, of which one adds noise to what its channels should be: the first of drawn
+    noises that changes the class of most inputs.
+    """
+    found = load_network(replace(modules.tiny_options(), dtype="int8"))
+    shifts = dict(found.precision.shifts)
+    sizes = np.asarray(found.precision.factors.get(BAD, 1.0))  # of its channels, which calibration chose
+    for seed in range(100):
+        shifts[BAD] = tuple(sizes * np.random.default_rng(seed).normal(0, 16, len(shifts[BAD])))
+        decided = replace(found.precision, shifts=shifts)
+        noisy = decided.applied(found.original)
+        changed = [class_of(noisy, x) != class_of(found.original, x) for x in inputs[:4]]
+        if np.mean(changed) > 0.5:
+            return replace(found, precision=decided, graph=noisy)
+    raise AssertionError("no noise changes the class")
+
+
+def class_of(graph, x) -> int:
+    return sensitivity._best(graph, sensitivity._run(graph, sensitivity._ports(graph, x)))
 
 
 def test_a_network_is_computed_as_its_kernels_compute_it(network, inputs):
@@ -64,7 +75,7 @@ def test_the_layer_that_costs_most_is_found_and_stays_in_float(network, inputs):
 def test_with_labels_the_drop_is_that_of_top1(network, inputs):
     """Labels that the int8 network gives: its top-1 is above the float network's, and nothing need stay."""
     graph = network.graph
-    labels = [sensitivity._best(graph, sensitivity._run(graph, sensitivity._ports(graph, x))) for x in inputs]
+    labels = [class_of(graph, x) for x in inputs]
     choice = sensitivity.choose(network, floats_of(network), 0.0, inputs, "noise", labels)
     assert choice.labelled and choice.chosen.kept == () and choice.chosen.accuracy == 1 and choice.chosen.drop < 0
 
