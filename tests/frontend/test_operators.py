@@ -312,6 +312,7 @@ def computes_what_onnx_runtime_does(path, x):
         np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full
 def test_odd_forms_of_operators_compute_what_onnx_runtime_does(tmp_path):
     """Bounds that are computed or exchanged, places of the largest values, exponents of another dtype, float64, one
     number as an index.
