@@ -45,7 +45,7 @@ from tvm_mobilenet.schedules.window import Run, runs, shared_step, source
 
 from tvm_mobilenet import dtypes
 from tvm_mobilenet.kinds.activation import SLOPES
-from tvm_mobilenet.kinds.windows import chunks, computed
+from tvm_mobilenet.kinds.windows import chunks, kept
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16", "int8")
@@ -165,11 +165,6 @@ class _Filters:
         else:
             self._accumulated(row, column, at, width)
 
-    @property
-    def _first(self) -> int:
-        """The first channel of the output that is computed."""
-        return self.layer.out_channels - computed(self.layer)
-
     def _kept(self, row: Run, column: Run, at: Position, width: int) -> None:
         data = self.f["data"]
         for i in range(row.tile):
@@ -190,7 +185,7 @@ class _Filters:
             lambda y, x: data[at.b, source(layer, 0, at.h, 0) + y, source(layer, 1, at.w, 0) + x, at.c],
             lambda kh, kw: weight[kh, kw, nest.Lanes(at.c, width)],
             self.f["bias"][nest.Lanes(at.c, width)],
-            lambda i: out[at.b, at.h + i, at.w, at.c + self._first],
+            lambda i: out[at.b, at.h + i, at.w, at.c + kept(layer)],
             (data.row_bytes, out.row_bytes),
         )
 
@@ -220,7 +215,7 @@ class _Filters:
                 self._store(
                     lambda lane, n=i * column.tile + j: sums[n, lane],
                     width,
-                    lambda lane, i=i, j=j: at.output(layer, self._first + lane, i, j),
+                    lambda lane, i=i, j=j: at.output(layer, kept(layer) + lane, i, j),
                     apart,
                 )
 

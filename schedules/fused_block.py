@@ -58,7 +58,7 @@ from tvm_mobilenet.schedules.window import runs, source
 
 from tvm_mobilenet import dtypes, schedules
 from tvm_mobilenet.kinds.activation import SLOPES
-from tvm_mobilenet.kinds.windows import computed
+from tvm_mobilenet.kinds.windows import kept
 from tvm_mobilenet.layer import Layer
 
 DTYPES = ("float32", "float16", "int8")
@@ -182,7 +182,7 @@ class _Filters:
         self.weight, self.bias = fused_block.f[f"weight{i}"], fused_block.f[f"bias{i}"]
         self.read, self.out = fused_block.out[i - 1] if i else fused_block.input, fused_block.out[i]
         self.top = source(self.part, 0, row, 0)
-        self.first = self.part.out_channels - computed(self.part)  # of the channels that it computes
+        self.first = kept(self.part)  # of the channels that it computes
         if i:
             fused_block.fill(i - 1, row)
             self.slots = fused_block.slots_under(i, row)

@@ -102,15 +102,19 @@ def between(layer: Layer, column_tiles: int) -> list[tuple[int, int, int, int]]:
     """
     columns = columns_of(layer, column_tiles)
     shapes = []
-    added = len(layer.parts) - 1 - layer.parts[-1].back
     for i, (part, after) in enumerate(pairwise(layer.parts)):
         line_buffer = (after.kernel[0] - 1) * after.dilation[0] + 1 if after.declared.windowed else 1
-        if i == added:
+        if i == added_part(layer):
             line_buffer = max(line_buffer, 1 + sum(map(_ahead, layer.parts[i + 1 :])))
         shapes.append(
             (1, line_buffer, max(len(window(after, column_tile[i + 1])) for column_tile in columns), part.out_channels)
         )
     return shapes
+
+
+def added_part(layer: Layer) -> int:
+    """The part of a fused block whose output is the residual of its last part; the last one itself if there is none."""
+    return len(layer.parts) - 1 - layer.parts[-1].back
 
 
 def _ahead(part: Layer) -> int:

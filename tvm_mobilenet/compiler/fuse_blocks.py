@@ -37,7 +37,16 @@ from tvm_mobilenet.layer import Layer
 from tvm_mobilenet.passes.layer_graph import LayerCall, LayerGraph
 from tvm_mobilenet.schedules import implemented
 from tvm_mobilenet.schedules.defaults import integer_cycles
-from tvm_mobilenet.schedules.row_tiles import columns_of, images, load_balance, stages, tasks, weight_bytes, window
+from tvm_mobilenet.schedules.row_tiles import (
+    added_part,
+    columns_of,
+    images,
+    load_balance,
+    stages,
+    tasks,
+    weight_bytes,
+    window,
+)
 from tvm_mobilenet.targets import memory
 
 MOST_PARTS = 5  # TVM takes 3 s to lower a kernel of five parts, 27 s for seven, six minutes for nine
@@ -209,13 +218,12 @@ def _moved_in_block(layer: Layer, columns, core) -> float:
         under = first.kernel[0] * max(len(window(first, width)) for width in columns[0]) * first.channels * first.bytes
         again = max(0.0, first.kernel[0] / first.stride[0] - 1) if under > core.l1d.bytes // 2 else 0.0
         cycles += int(np.prod(first.input_shape)) * first.bytes / line * again * l2
-    added = len(layer.parts) - 1 - layer.parts[-1].back
     for i, (stage, widths, after) in enumerate(zip(stages(layer), columns, [*layer.parts[1:], None], strict=True)):
         part = stage.part
         if part.declared.pixels:
             blocks = sum(-(-len(width) * part.channels * part.bytes // (core.l1d.bytes // 2)) for width in widths)
             cycles += weight_bytes([part]) / line * images(layer) * stage.out_height * blocks * l2
-        if i == added and after is not None:
+        if i == added_part(layer) and after is not None:
             cycles += _output_bytes(part) / line * l2
         if after is not None and after.declared.windowed:
             cycles += _output_bytes(part) / line * (1 + after.kernel[0] / after.stride[0]) * l2

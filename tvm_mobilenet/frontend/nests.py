@@ -142,9 +142,13 @@ def places_in_windows(
 
 def _first_place(is_one, where: list, there: Sequence[int], axes: list):
     """The least place among those of a window that ``is_one``, in the whole of dimensions of these sizes, int64."""
-    flat = reduce(lambda sum, each: sum * each[1] + each[0], zip(where, there, strict=True), 0)
     last = tirx.const(math.prod(there) - 1, "int64")
-    return te.min(tirx.Select(is_one, flat.astype("int64"), last), axis=axes)
+    return te.min(tirx.Select(is_one, flat(where, there).astype("int64"), last), axis=axes)
+
+
+def flat(at: Sequence, sizes: Sequence[int]):
+    """The place in all of the values of dimensions of these sizes."""
+    return reduce(lambda sum, each: sum * each[1] + each[0], zip(at, sizes, strict=True), 0)
 
 
 def indexed(bb: relax.BlockBuilder, x: relax.Expr, indices: Sequence[relax.Expr | None]) -> relax.Var:

@@ -180,7 +180,7 @@ def _one_hot(bb, inputs, attrs, otherwise):
     at = bb.emit(relax.op.expand_dims(where, axis))
     size = relax.const(depth, dtype)
     at = bb.emit(relax.op.where(bb.emit(relax.op.less(at, relax.const(0, dtype))), bb.emit(relax.op.add(at, size)), at))
-    places = np.arange(depth, dtype=dtype).reshape([-1 if i == axis else 1 for i in range(rank + 1)])
+    places = np.arange(depth, dtype=dtype).reshape(positions.along(axis, rank + 1))
     hit = bb.emit(relax.op.equal(at, relax.const(places)))
     off, on = (relax.const(v, str(values.dtype)) for v in values)
     return relax.op.where(hit, on, off)

@@ -15,6 +15,7 @@ from tvm import relax
 
 from tvm_mobilenet.files import limits
 from tvm_mobilenet.frontend.onnx_arguments import array_of, is_empty, text
+from tvm_mobilenet.frontend.positions import along
 
 _WHERE, _CROP = "coordinate_transformation_mode", "tf_crop_and_resize"
 
@@ -26,19 +27,19 @@ def resize(bb, inputs, attrs: dict, otherwise: Callable) -> relax.Expr:
     x, axes = inputs[0], [int(a) for a in attrs.pop("axes", ())]
     shape = [int(d) for d in x.ty.shape]
     axes = [a % len(shape) for a in axes] or list(range(len(shape)))
-    given_axes, (scales, wanted, whole) = axes != list(range(len(shape))), _wanted(shape, axes, inputs, attrs)
+    scales, wanted, whole = _wanted(shape, axes, inputs, attrs)
     places = text(attrs.get(_WHERE, "half_pixel"))
     changed = [a for a in range(len(shape)) if wanted[a] != shape[a]]
     if places == _CROP and isinstance(inputs[1], tvm.ir.Constant):
         return _cropped(bb, x, axes, array_of(inputs[1]), scales, wanted, attrs)
-    if places == _CROP and given_axes:
+    if places == _CROP and axes != list(range(len(shape))):
         raise ValueError("a part of some axes that is computed; export it with a constant roi")
     if places != _CROP:
         if whole and not changed:
             return x
         last = all(a >= len(shape) - 2 for a in changed) or (len(shape) == 4 and changed in ([1], [2], [1, 2]))
         if not whole or attrs.get("antialias") or not last or len(shape) < 3:
-            return _weighed(bb, x, scales.astype(np.float32), wanted, attrs)
+            return _weighed(bb, x, _all_positions(places, shape, wanted, scales), scales, attrs)
     if places == "half_pixel_symmetric":
         attrs[_WHERE] = b"half_pixel"  # equivalent for whole sizes
     nhwc = len(shape) == 4 and 1 in changed  # TVM's importer does not know this
@@ -79,7 +80,7 @@ def _wanted(shape: list[int], axes: list[int], inputs, attrs: dict) -> tuple[np.
 def _cropped(bb, x: relax.Expr, axes: list[int], part: np.ndarray, scales, wanted: list[int], attrs) -> relax.Expr:
     """A resize of a part of the data, whose ends are given as shares of each axis; other values lie outside of it."""
     shape, ends = [int(d) for d in x.ty.shape], part.astype(np.float32).reshape(2, -1).T
-    places: dict[int, np.ndarray] = {a: np.arange(n, dtype=np.float32) for a, n in enumerate(shape)}
+    places: list[np.ndarray | None] = [None] * len(shape)
     outside = np.zeros(wanted, bool)
     for axis, (start, end) in zip(axes, ends, strict=True):
         n, size = shape[axis], wanted[axis]
@@ -88,10 +89,9 @@ def _cropped(bb, x: relax.Expr, axes: list[int], part: np.ndarray, scales, wante
             at = start * last + at * ((end - start) * last / np.float32(size - 1))
         else:
             at = np.full(1, np.float32(0.5) * (start + end) * last, np.float32)
-        places[axis] = at
-        along = [-1 if a == axis else 1 for a in range(len(shape))]
-        outside |= ((at < 0) | (at > last)).reshape(along)
-    made = _weighed(bb, x, scales.astype(np.float32), wanted, attrs, places)
+        places[axis] = None if np.array_equal(at, np.arange(n)) else at
+        outside |= ((at < 0) | (at > last)).reshape(along(axis, len(shape)))
+    made = _weighed(bb, x, places, scales, attrs)
     if not outside.any():
         return made
     limits.check_tensor(outside.size, 1, "the mask of a Resize")
@@ -99,22 +99,18 @@ def _cropped(bb, x: relax.Expr, axes: list[int], part: np.ndarray, scales, wante
     return relax.op.where(relax.const(outside, "bool"), beside, made)
 
 
-def _weighed(bb, x: relax.Expr, scales: np.ndarray, wanted: list[int], attrs: dict, places=None) -> relax.Expr:
-    """A resize of each axis by itself, at given positions, or at ONNX Runtime's, which follow from the scales."""
-    mode, shape = text(attrs.get("mode", "nearest")), [int(d) for d in x.ty.shape]
-    rounding = text(attrs.get("nearest_mode", "round_prefer_floor"))
-    for axis, scale in enumerate(scales):
-        n, size = shape[axis], wanted[axis]
-        if places is not None and np.array_equal(places[axis], np.arange(n)):
+def _weighed(bb, x: relax.Expr, places: list[np.ndarray | None], scales: np.ndarray, attrs: dict) -> relax.Expr:
+    """A resize of each axis by itself: the values at positions in the data. An axis without positions stays."""
+    mode, rounding = text(attrs.get("mode", "nearest")), text(attrs.get("nearest_mode", "round_prefer_floor"))
+    for axis, (at, scale) in enumerate(zip(places, scales.astype(np.float32), strict=True)):
+        n = int(x.ty.shape[axis])
+        if at is None:
             continue
-        if places is None and scale == 1 and size == n:
-            continue
-        at = _positions(text(attrs.get(_WHERE, "half_pixel")), n, size, scale) if places is None else places[axis]
         if mode == "nearest":
             index = _ROUNDED[rounding](at).clip(0, n - 1).astype(np.int64)
             x = bb.emit(relax.op.take(x, relax.const(index, "int64"), axis))
             continue
-        limits.check_tensor(n * size, at.itemsize, "the weights of a Resize")
+        limits.check_tensor(n * len(at), at.itemsize, "the weights of a Resize")
         x = _along(bb, x, axis, _weights(at, n, scale, mode, attrs))
     return x
 
@@ -128,6 +124,12 @@ def _along(bb, x: relax.Expr, axis: int, weights: np.ndarray) -> relax.Expr:
     moved = x if axis == rank - 1 else bb.emit(relax.op.permute_dims(x, order))
     made = bb.emit(relax.op.matmul(moved, relax.const(weights.T.copy())))
     return made if axis == rank - 1 else bb.emit(relax.op.permute_dims(made, [order.index(a) for a in range(rank)]))
+
+
+def _all_positions(where: str, shape: list[int], wanted: list[int], scales: np.ndarray) -> list[np.ndarray | None]:
+    """ONNX Runtime's positions for each axis, which follow from its scale; None for one that stays."""
+    each = zip(shape, wanted, scales.astype(np.float32), strict=True)
+    return [None if scale == 1 and size == n else _positions(where, n, size, scale) for n, size, scale in each]
 
 
 def _positions(where: str, n: int, size: int, scale: np.float32) -> np.ndarray:

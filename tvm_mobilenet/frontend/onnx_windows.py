@@ -112,7 +112,7 @@ def columns_to_image(bb, inputs, attrs, otherwise):
                 for p, w, stride, count in zip(reach, window, strides, counts, strict=True)
             ]
             kept = [tirx.max(tirx.min(w, count - 1), 0) for w, count in zip(window, counts, strict=True)]
-            value = data(n, c * taps + _flat(axes, block), _flat(kept, counts))
+            value = data(n, c * taps + nests.flat(axes, block), nests.flat(kept, counts))
             return te.sum(tirx.Select(tirx.all(*held), value, tirx.const(0, data.dtype)), axis=axes)
 
         return te.compute((batch, rows // taps, *image), pixel, "image")
@@ -228,14 +228,6 @@ def _window(attrs, rank: int) -> tuple[list[int], list[int], list[int]]:
     """Strides, dilations and pads."""
     given = (("strides", [1] * rank), ("dilations", [1] * rank), ("pads", [0] * 2 * rank))
     return tuple([int(n) for n in attrs.get(name, default)] for name, default in given)
-
-
-def _flat(at: Sequence, sizes: Sequence[int]):
-    """The place in all of the values of dimensions of these sizes."""
-    place = 0
-    for i, size in zip(at, sizes, strict=True):
-        place = place * size + i
-    return place
 
 
 CONVERTERS = {

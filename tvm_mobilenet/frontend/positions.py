@@ -37,13 +37,13 @@ def inside(bb: relax.BlockBuilder, positions: relax.Expr, sizes: int | Sequence[
 def gathered(bb: relax.BlockBuilder, x: relax.Expr, positions: relax.Expr, batch_dims: int = 0) -> relax.Expr:
     """GatherND: the values at positions (..., n), which count in n dimensions after the batch's."""
     count = int(positions.ty.shape[-1])
-    return op.gather_nd(x, inside(bb, positions, _sizes(x)[batch_dims : batch_dims + count]), batch_dims)
+    return op.gather_nd(x, inside(bb, positions, sizes_of(x)[batch_dims : batch_dims + count]), batch_dims)
 
 
 def gathered_elements(bb: relax.BlockBuilder, x: relax.Expr, positions: relax.Expr, axis: int) -> relax.Expr:
     """GatherElements: ``x[i, positions[i, j], ...]``."""
     axis %= len(x.ty.shape)
-    return op.gather_elements(x, inside(bb, positions, _sizes(x)[axis]), axis)
+    return op.gather_elements(x, inside(bb, positions, sizes_of(x)[axis]), axis)
 
 
 def scattered(
@@ -57,16 +57,16 @@ def scattered(
         ``update``, ``add``, ``mul``, ``min`` or ``max``.
     """
     count = int(positions.ty.shape[-1])
-    return op.scatter_nd(x, inside(bb, positions, _sizes(x)[:count]), updates, how)
+    return op.scatter_nd(x, inside(bb, positions, sizes_of(x)[:count]), updates, how)
 
 
 def scattered_elements(
     bb: relax.BlockBuilder, x: relax.Expr, positions: relax.Expr, updates: relax.Expr, axis: int, how: str = "update"
 ) -> relax.Expr:
     """ScatterElements: the data with ``updates[i, j]`` at ``[i, positions[i, j]]``."""
-    size, given = _sizes(x), _sizes(positions)
+    size, given = sizes_of(x), sizes_of(positions)
     axis %= len(size)
-    if _sizes(updates) != given:  # PyTorch ignores the rest of its values
+    if sizes_of(updates) != given:  # PyTorch ignores the rest of its values
         axes = list(range(len(given)))
         updates = bb.emit(op.strided_slice(updates, axes, [0] * len(axes), given))
     if all(a == b for i, (a, b) in enumerate(zip(size, given, strict=True)) if i != axis):
@@ -88,7 +88,7 @@ def put(
     indices = [*indices, *[None] * (rank - len(indices))]
     taken = [axis for axis in range(rank) if indices[axis] is not None]
     rest = [axis for axis in range(rank) if indices[axis] is None]
-    together = list(np.broadcast_shapes(*(tuple(_sizes(indices[axis])) for axis in taken)))
+    together = list(np.broadcast_shapes(*(tuple(sizes_of(indices[axis])) for axis in taken)))
     columns = [
         bb.emit(op.expand_dims(bb.emit(op.broadcast_to(_wide(bb, indices[axis]), together)), len(together)))
         for axis in taken
@@ -96,7 +96,7 @@ def put(
     where = bb.emit(op.concat(columns, -1)) if len(columns) > 1 else columns[0]
     adjacent = taken == list(range(taken[0], taken[0] + len(taken)))
     first = taken[0] if adjacent else 0  # where the broadcast dimensions stand among the values'
-    size = _sizes(x)
+    size = sizes_of(x)
     kept = [size[axis] for axis in rest]
     values = bb.emit(op.broadcast_to(values, [*kept[:first], *together, *kept[first:]]))
     order = [
@@ -114,5 +114,11 @@ def _wide(bb: relax.BlockBuilder, index: relax.Expr) -> relax.Expr:
     return index if str(index.ty.dtype) == "int64" else bb.emit(op.astype(index, "int64"))
 
 
-def _sizes(x: relax.Expr) -> list[int]:
+def sizes_of(x: relax.Expr) -> list[int]:
+    """The sizes of a tensor's dimensions."""
     return [int(d) for d in x.ty.shape]
+
+
+def along(axis: int, rank: int) -> list[int]:
+    """The shape of a row of values that lies along an axis, beside tensors of so many dimensions."""
+    return [-1 if a == axis else 1 for a in range(rank)]

@@ -36,7 +36,7 @@ def gather(call: Call) -> Value:
             raise ValueError(f"a gather of axis {axis} of each of {batch} dimensions")
         rank = len(call.shape(1))
         each = [
-            relax.const(np.arange(n).reshape([-1 if i == a else 1 for i in range(rank)]), "int64")
+            relax.const(np.arange(n).reshape(positions.along(a, rank)), "int64")
             for a, n in enumerate(call.shape(0)[:batch])
         ]
         return Value(own=nests.indexed(call.bb, call.own(0), [*each, *[None] * (axis - batch), call.own(1)]))
@@ -111,7 +111,7 @@ def one_hot(call: Call) -> Value:
     rank, (depth,) = len(call.shape(0)), call.numbers(1)
     axis = call.options["axis"] % (rank + 1)
     dtype = call.value(0).dtype
-    places = np.arange(depth, dtype=dtype).reshape([-1 if i == axis else 1 for i in range(rank + 1)])
+    places = np.arange(depth, dtype=dtype).reshape(positions.along(axis, rank + 1))
     hit = call.emit(op.equal(call.emit(op.expand_dims(call.own(0), axis)), relax.const(places, dtype)))
     return own(call, op.where(hit, call.own(2), call.own(3)))
 
@@ -122,7 +122,7 @@ def reverse_sequences(call: Call) -> Value:
     along, batch = (call.options[name] % len(shape) for name in ("seq_dim", "batch_dim"))
     if along == batch or call.shape(1) != (shape[batch],):
         raise ValueError(f"lengths {list(call.shape(1))} for axes {along} and {batch} of the shape {list(shape)}")
-    sides = [[-1 if a == axis else 1 for a in range(len(shape))] for axis in range(len(shape))]
+    sides = [positions.along(axis, len(shape)) for axis in range(len(shape))]
     places = [relax.const(np.arange(n).reshape(side), "int64") for n, side in zip(shape, sides, strict=True)]
     lengths = call.emit(op.astype(call.emit(op.reshape(call.own(1), sides[batch])), "int64"))
     behind = call.emit(op.subtract(lengths, relax.const(1, "int64")))
@@ -143,7 +143,7 @@ def updated_slice(call: Call) -> Value:
     starts = call.emit(op.minimum(call.emit(op.maximum(starts, relax.const(0, "int64"))), relax.const(room, "int64")))
     places, inside = [], []
     for axis, (length, count) in enumerate(zip(shape, size, strict=True)):
-        side = [-1 if a == axis else 1 for a in range(len(shape))]
+        side = positions.along(axis, len(shape))
         start = call.emit(op.strided_slice(starts, [0], [axis], [axis + 1]))
         place = call.emit(op.reshape(call.emit(op.subtract(relax.const(np.arange(length), "int64"), start)), side))
         behind = call.emit(op.less(place, relax.const(count, "int64")))

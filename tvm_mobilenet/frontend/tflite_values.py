@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
+from tvm_mobilenet.frontend.positions import along
 from tvm_mobilenet.frontend.scales import checked
 from tvm_mobilenet.frontend.tflite_graph import Operator, Scales
 
@@ -60,8 +61,8 @@ class Value:
         if self.scales is None:
             return self.known.astype(np.float32) if self.known.dtype == np.float16 else self.known
         scale, zero, axis = self.step(self.place)
-        along = [-1 if i == axis else 1 for i in range(self.known.ndim)] if scale.ndim else []
-        return ((self.known.astype(np.int64) - zero.reshape(along)) * scale.reshape(along)).astype(np.float32)
+        side = along(axis, self.known.ndim) if scale.ndim else []
+        return ((self.known.astype(np.int64) - zero.reshape(side)) * scale.reshape(side)).astype(np.float32)
 
     def step(self, where: str) -> tuple[np.ndarray, np.ndarray, int]:
         """Scale, zero point and axis, checked."""

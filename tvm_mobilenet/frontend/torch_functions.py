@@ -14,13 +14,10 @@ from tvm import relax
 
 from tvm_mobilenet.files import limits
 from tvm_mobilenet.frontend import positions
+from tvm_mobilenet.frontend.positions import sizes_of
 from tvm_mobilenet.frontend.torch_dtypes import cast, dtype_of, operands
 
 op = relax.op
-
-
-def _sizes(x: relax.Expr) -> list[int]:
-    return [int(d) for d in x.ty.shape]
 
 
 def _is_negative(emit, x: relax.Expr) -> relax.Expr:
@@ -78,7 +75,7 @@ def _places_of_order(importer, own, node: torch.fx.Node) -> relax.Var:
     right = node.kwargs.get("right", False) or node.kwargs.get("side") == "right"
     if len(row.ty.shape) > 1:
         row = emit(op.expand_dims(row, -2))
-    limits.check_tensor(math.prod(_sizes(x)) * _sizes(row)[-1], 1, "the comparisons of searchsorted")
+    limits.check_tensor(math.prod(sizes_of(x)) * sizes_of(row)[-1], 1, "the comparisons of searchsorted")
     before = emit((op.less_equal if right else op.less)(row, emit(op.expand_dims(x, -1))))
     return emit(op.sum(emit(op.astype(before, dtype_of(node.meta["val"]))), [-1]))
 
@@ -87,11 +84,11 @@ def _histogram(importer, own, node: torch.fx.Node) -> relax.Var:
     """``histc``: the number of values in each of equal parts of a range; without a range, that of the data."""
     emit, x = importer.block_builder.emit, importer.env[node.args[0]]
     bins, low, high = (*node.args[1:], *(100, 0, 0)[len(node.args) - 1 :])
-    x = emit(op.reshape(x, [math.prod(_sizes(x))]))
+    x = emit(op.reshape(x, [math.prod(sizes_of(x))]))
     dtype = str(x.ty.dtype)
     if low == high == 0:
         raise ValueError("its range is that of the data; export it with min and max")
-    limits.check_tensor(bins * _sizes(x)[0], 1, "the comparisons of histc")
+    limits.check_tensor(bins * sizes_of(x)[0], 1, "the comparisons of histc")
     inside = emit(
         op.logical_and(
             emit(op.greater_equal(x, relax.const(low, dtype))), emit(op.less_equal(x, relax.const(high, dtype)))
@@ -108,7 +105,7 @@ def _most_frequent(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax
     """``mode``: the smallest of the most frequent values of a row, and its last place."""
     emit, x = importer.block_builder.emit, importer.env[node.args[0]]
     axis, keep = (*node.args[1:], *(-1, False)[len(node.args) - 1 :])
-    shape, dtype = _sizes(x), str(x.ty.dtype)
+    shape, dtype = sizes_of(x), str(x.ty.dtype)
     axis %= len(shape)
     order = [a for a in range(len(shape)) if a != axis] + [axis]
     row = emit(op.permute_dims(x, order))
@@ -128,14 +125,14 @@ def _masked_in_order(importer, own, node: torch.fx.Node) -> relax.Var:
     """``masked_scatter``: the values of a source, one after the other where a mask is true."""
     emit = importer.block_builder.emit
     x, mask, source = (importer.env[one] for one in node.args)
-    shape = np.broadcast_shapes(_sizes(x), _sizes(mask))
+    shape = np.broadcast_shapes(sizes_of(x), sizes_of(mask))
     x, mask = (emit(op.broadcast_to(one, shape)) for one in (x, mask))
     count = math.prod(shape)
     flat = emit(op.reshape(mask, [count]))
     place = emit(op.subtract(emit(op.cumsum(emit(op.astype(flat, "int64")), 0)), relax.const(1, "int64")))
-    values = emit(op.reshape(source, [math.prod(_sizes(source))]))
+    values = emit(op.reshape(source, [math.prod(sizes_of(source))]))
     place = positions.inside(
-        importer.block_builder, emit(op.maximum(place, relax.const(0, "int64"))), _sizes(values)[0]
+        importer.block_builder, emit(op.maximum(place, relax.const(0, "int64"))), sizes_of(values)[0]
     )
     return emit(op.where(mask, emit(op.reshape(emit(op.take(values, place, 0, mode="clip")), shape)), x))
 
@@ -148,15 +145,22 @@ def _strided(importer, own, node: torch.fx.Node) -> relax.Var:
     grid = np.indices(size).reshape(len(size), -1)
     start = (first[0] if first else node.kwargs.get("storage_offset")) or 0
     places = (np.asarray(steps, np.int64).reshape(-1, 1) * grid).sum(0) + start
-    flat = emit(op.reshape(x, [math.prod(_sizes(x))]))
+    flat = emit(op.reshape(x, [math.prod(sizes_of(x))]))
     return emit(op.reshape(emit(op.take(flat, relax.const(places.astype(np.int64)), 0)), size))
+
+
+def _count(emit, x: relax.Expr, axes: list[int] | None, keep: bool = False) -> relax.Var:
+    """The number of values that are not 0 along axes, which is their norm 0."""
+    dtype = x.ty.dtype
+    other = emit(op.not_equal(x, relax.const(0, dtype)))
+    return emit(op.sum(emit(op.astype(other, dtype)), axes, keepdims=keep))
 
 
 def _norm(emit, x: relax.Expr, p: float, axes: list[int] | None) -> relax.Var:
     """The p-norm along axes."""
     dtype = x.ty.dtype
     if p == 0:
-        return emit(op.sum(emit(op.astype(emit(op.not_equal(x, relax.const(0, dtype))), dtype)), axes))
+        return _count(emit, x, axes)
     if p == 2:
         return emit(op.sqrt(emit(op.sum(emit(op.multiply(x, x)), axes))))
     size = emit(op.abs(x))
@@ -172,7 +176,7 @@ def _distances(importer, own, node: torch.fx.Node) -> relax.Var:
     """``cdist``: the norm of the difference of each two rows."""
     emit = importer.block_builder.emit
     a, b, p = (importer.env[node.args[0]], importer.env[node.args[1]], node.args[2])
-    limits.check_tensor(math.prod(_sizes(a)) * _sizes(b)[-2], 4, "the differences of cdist")
+    limits.check_tensor(math.prod(sizes_of(a)) * sizes_of(b)[-2], 4, "the differences of cdist")
     apart = emit(op.subtract(emit(op.expand_dims(a, -2)), emit(op.expand_dims(b, -3))))
     return _norm(emit, apart, p, [-1])
 
@@ -188,9 +192,8 @@ def _count_norm(importer, own, node: torch.fx.Node) -> relax.Var:
     if order != 0:
         return own(node)
     data, _, axes, keep = (*node.args, *(2, None, False)[len(node.args) - 1 :])[:4]
-    x, emit = importer.env[data], importer.block_builder.emit
-    other = cast(importer, emit(op.not_equal(x, relax.const(0, x.ty.dtype))), dtype_of(node.meta["val"]))
-    return emit(op.sum(other, axes or None, keepdims=bool(keep)))
+    x = cast(importer, importer.env[data], dtype_of(node.meta["val"]))
+    return _count(importer.block_builder.emit, x, axes or None, bool(keep))
 
 
 def _sample_of_volume(importer, own, node: torch.fx.Node) -> relax.Var:

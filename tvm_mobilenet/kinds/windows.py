@@ -22,7 +22,12 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
 
 def computed(layer) -> int:
     """The number of a layer's output channels that are not those of its data."""
-    return layer.out_channels - (layer.channels if layer.declared.keeps_data else 0)
+    return layer.out_channels - kept(layer)
+
+
+def kept(layer) -> int:
+    """The number of a layer's output channels that are those of its data; they come first."""
+    return layer.channels if layer.declared.keeps_data else 0
 
 
 def outputs(layer, axis: int) -> int:
