@@ -20,8 +20,9 @@ import numpy as np
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import tflite_graph
-from tvm_mobilenet.frontend.tflite_graph import NONE, Graph, Tensor
+from tvm_mobilenet.frontend.tflite_graph import NONE, Graph
 from tvm_mobilenet.frontend.tflite_quantized import BYTES
+from tvm_mobilenet.frontend.tflite_tensors import Tensor
 
 KERNELS = "BUILTIN"  # member of LiteRT's OpResolverType
 _VIEWS = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "QUANTIZE", "DEQUANTIZE"}
@@ -117,6 +118,7 @@ def run(path: Path, graph: Graph, inputs: list, wanted: set[int], kernels: str =
         for xs in inputs:
             for i, x in zip(graph.inputs, xs, strict=True):
                 made.set_tensor(i, _stored(graph.tensors[i], x))
+            made.reset_all_variables()
             made.invoke()
             found.append({i: made.get_tensor(i) for i in wanted})
         return found
