@@ -13,6 +13,7 @@ import numpy as np
 from tvm import relax
 
 from tvm_mobilenet.frontend import tflite_bodies as bodies
+from tvm_mobilenet.frontend import tflite_detection as detection
 from tvm_mobilenet.frontend import tflite_elementwise as elementwise
 from tvm_mobilenet.frontend import tflite_positions as positions
 from tvm_mobilenet.frontend import tflite_stablehlo as stablehlo
@@ -121,6 +122,7 @@ CONVERTERS: dict[str, Callable] = {
     "DEQUANTIZE": elementwise.as_it_is,
     **stablehlo.CONVERTERS,
     **bodies.CONVERTERS,
+    **detection.CONVERTERS,
 }
 
 STATE = "it keeps a state from one run to the next; convert a model without one"
@@ -133,7 +135,7 @@ _RECURRENT = "it is a recurrent layer; convert it with unroll=True, which writes
 _UNKNOWN = {
     **dict.fromkeys(("IF", "WHILE", "STABLEHLO_WHILE", "STABLEHLO_CASE"), _FLOW),
     **dict.fromkeys(("HASHTABLE",), STATE),
-    **dict.fromkeys(("WHERE", "UNIQUE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5"), _SHAPE),
+    **dict.fromkeys(("WHERE", "UNIQUE"), _SHAPE),
     **dict.fromkeys(("RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM", "MULTINOMIAL"), _RANDOM),
     **dict.fromkeys(("LSTM", "RNN", "SVDF"), _RECURRENT),
     **{f"{ways}DIRECTIONAL_SEQUENCE_{kind}": _RECURRENT for ways in ("UNI", "BI") for kind in ("LSTM", "RNN")},
