@@ -104,6 +104,55 @@ def rows_of_table(call: Call) -> Value:
     return Value(own=nests.indexed(call.bb, call.own(1), [call.own(0)]))
 
 
+_SUM, _MEAN, _ROOT = range(3)  # combiners
+
+
+def sums_of_rows(call: Call) -> Value:
+    """Weighted sums of rows of a table. Operands: their numbers (n,), where each belongs (n, r), the shape (r,) of all
+    these places, weights (n,), the table. Rows that differ in the last place alone are added.
+    """
+    shape, (count, rank), table = call.numbers(2), call.shape(1), call.shape(4)
+    combiner = call.options["combiner"]
+    if len(shape) != rank or rank < 2 or call.shape(0) != (count,) != call.shape(3) or not _SUM <= combiner <= _ROOT:
+        raise ValueError(f"{count} rows at places of the shape {shape}, combined by {combiner}")
+    sizes, rest = shape[:-1], table[1:]
+    limits.check_tensor(prod(sizes) * prod(rest), 4, call.where)
+    where = call.emit(op.strided_slice(call.own(1), [1], [0], [rank - 1]))
+    weights = call.own(3)
+    column = call.emit(op.reshape(weights, (count, *[1] * len(rest))))
+    rows = call.emit(op.multiply(nests.indexed(call.bb, call.own(4), [call.own(0)]), column))
+
+    def total(of: relax.Expr, tail: tuple[int, ...]) -> relax.Var:
+        return call.emit(
+            positions.scattered(call.bb, call.emit(op.zeros((*sizes, *tail), "float32")), where, of, "add")
+        )
+
+    made = total(rows, rest)
+    if combiner == _SUM:
+        return own(call, made)
+    part = weights if combiner == _MEAN else call.emit(op.multiply(weights, weights))
+    whole = total(part, ())
+    whole = whole if combiner == _MEAN else call.emit(op.sqrt(whole))
+    whole = call.emit(op.reshape(whole, (*sizes, *[1] * len(rest))))
+    none = relax.const(0.0, "float32")
+    return own(call, op.where(call.emit(op.equal(whole, none)), none, call.emit(op.divide(made, whole))))
+
+
+def rows_of_keys(call: Call) -> list[Value]:
+    """Rows of a table by their keys: zeros for one that is none, and whether each is one. Operands: keys that are
+    wanted, keys, table.
+    """
+    if len(call.shape(0)) != 1 or call.shape(1) != call.shape(2)[:1]:
+        raise ValueError(f"keys {list(call.shape(1))} of a table {list(call.shape(2))}")
+    wanted, keys = (call.emit(op.expand_dims(call.own(i), 1 - i)) for i in (0, 1))
+    same = call.emit(op.astype(call.emit(op.equal(wanted, keys)), "float32"))
+    hits = call.emit(op.greater(call.emit(op.max(same, [1])), relax.const(0.0, "float32")))
+    rows = nests.indexed(call.bb, call.own(2), [call.emit(op.argmax(same, 1))])
+    column = call.emit(op.reshape(hits, (*call.shape(0), *[1] * (len(call.shape(2)) - 1))))
+    found = call.emit(op.where(column, rows, relax.const(0, call.value(2).dtype)))
+    return [Value(own=found), Value(own=call.emit(op.astype(hits, "uint8")))]
+
+
 def one_hot(call: Call) -> Value:
     """One value where the index is that of the place, else another. Operands: indices, depth, values."""
     rank, (depth,) = len(call.shape(0)), call.numbers(1)
