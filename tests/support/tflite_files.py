@@ -70,7 +70,7 @@ class Net:
             else:
                 new.builtinOptions2Type, new.builtinOptions2 = getattr(s.BuiltinOptions2, f"{kind}Options"), given
         self.graph.operators.append(new)
-        return outputs if len(outputs) > 1 else outputs[0]
+        return outputs if len(outputs) != 1 else outputs[0]
 
     def body(self, make, *inputs) -> int:
         """The number of another graph, ``make(values)`` of inputs with these shapes and dtypes."""

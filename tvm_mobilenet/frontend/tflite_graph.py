@@ -248,7 +248,8 @@ class _Reader:
                 if i not in known:
                     raise Damaged(f"{operator.name} at {operator.place} reads {tensors[i].name}, made by nothing")
             for o in operator.outputs:
-                if o in made or o in graph.inputs or tensors[o].data is not None or tensors[o].state:
+                stored = tensors[o].data is not None and tensors[o].data.size
+                if o in made or o in graph.inputs or stored or tensors[o].state:
                     raise Damaged(f"{tensors[o].name} is written twice")
             made.update(operator.outputs)
             known.update(operator.outputs)

@@ -147,7 +147,8 @@ class Import:
             return self._opaque(call, read, written, "complex numbers, of which layers have no such function")
         known = tflite_fold.computed(call)
         if known is not None:
-            return [Value(known=known)]
+            whole = known.dtype.kind == "i" and written[0].dtype in ("int32", "int64") and not written[0].quantized
+            return [Value(known=known.astype(written[0].dtype) if whole else known)]
         if name not in CONVERTERS:
             return self._opaque(call, read, written, unknown(name))
         return CONVERTERS[name](call)

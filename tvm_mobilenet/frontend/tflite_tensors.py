@@ -123,7 +123,7 @@ class TensorReader:
             )
         stored = buffer.array(field["data"], np.uint8)
         if not len(stored):
-            return None
+            return np.empty(shape, dtype) if 0 in shape and dtype in _NUMPY else None
         due = math.prod(shape) * _item_bytes(dtype)
         if dtype in ("int4", "int2", "uint4"):
             raise TvmMobilenetError(f"{self.path}: {name} is {dtype}", "quantize to int8")
