@@ -144,6 +144,7 @@ def test_layers_compute_what_litert_does(name, tmp_path, capsys):
             assert a.shape == b.shape and b.std() > 0 and np.abs(a - b).max() <= 2e-6 * max(1, np.abs(b).max())
 
 
+@pytest.mark.full
 def test_a_transform_is_numpys(tmp_path):
     """Of sizes that LiteRT does not take."""
     path = saved(tmp_path / "net.tflite", transformed((2, 6, 7), (6, 7)))

@@ -393,13 +393,16 @@ def saved(path, cases):
     return net.save(path, *[make(net, x) for make in cases])
 
 
-def some(cases, size):
-    """Parts of a table, the first of which is in the default run."""
+def some(cases, size, default):
+    """Parts of a table, the first of which is in the default run if told so."""
     parts = [list(cases)[first : first + size] for first in range(0, len(cases), size)]
-    return [pytest.param(part, id=part[0], marks=[pytest.mark.full] * (n > 0)) for n, part in enumerate(parts)]
+    return [
+        pytest.param(part, id=part[0], marks=[pytest.mark.full] * (n > 0 or not default))
+        for n, part in enumerate(parts)
+    ]
 
 
-@pytest.mark.parametrize("names", some(LITERT, 7))
+@pytest.mark.parametrize("names", some(LITERT, 7, True))
 def test_operators_compute_what_litert_does(names, tmp_path):
     path = saved(tmp_path / "net.tflite", [LITERT[name] for name in names])
     xs = [(2 * RNG.standard_normal(SHAPE).astype(np.float32),) for _ in range(2)]
@@ -409,7 +412,7 @@ def test_operators_compute_what_litert_does(names, tmp_path):
             assert a.shape == b.shape and b.std() > 0 and np.abs(a - b).max() <= 1e-5 * np.abs(b).max(), name
 
 
-@pytest.mark.parametrize("names", some(NUMPY, 7))
+@pytest.mark.parametrize("names", some(NUMPY, 7, False))
 def test_operators_that_litert_lacks_compute_what_numpy_does(names, tmp_path):
     path = saved(tmp_path / "net.tflite", [NUMPY[name][0] for name in names])
     xs = [2 * RNG.standard_normal(SHAPE).astype(np.float32) for _ in range(2)]
