@@ -58,10 +58,12 @@ def _parts(call: Call) -> tuple[relax.Expr, relax.Expr]:
 
 
 def real_part(call: Call) -> Value:
+    """The real part."""
     return Value(own=_parts(call)[0])
 
 
 def imaginary_part(call: Call) -> Value:
+    """The other part."""
     return Value(own=_parts(call)[1])
 
 
