@@ -78,7 +78,9 @@ def _one(
 
 def _several(operator: str, how: str, *nodes, **constants: np.ndarray) -> Case:
     """Nodes as ``(operator, "inputs", "outputs", attributes)``."""
-    made = [h.make_node(op, i.split(), o.split(), **(rest[0] if rest else {})) for op, i, o, *rest in nodes]
+    made = [
+        h.make_node(op, i.split(" ") if i else [], o.split(), **(rest[0] if rest else {})) for op, i, o, *rest in nodes
+    ]
     return Case(operator, how, made, constants)
 
 
@@ -311,8 +313,9 @@ def write(cases: Sequence[Case], path: Path) -> None:
         [numpy_helper.from_array(value, name) for name, value in constants.items() if name in read],
     )
     opset = max(case.opset for case in cases)
-    model = h.make_model(graph, opset_imports=[h.make_opsetid("", opset)])
-    model.ir_version = 9
+    domains = {"": opset} | {node.domain: 1 for node in nodes if node.domain}
+    model = h.make_model(graph, opset_imports=[h.make_opsetid(*one) for one in domains.items()])
+    model.ir_version = 10
     onnx.save(model, str(path))
 
 

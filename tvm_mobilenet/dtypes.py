@@ -89,8 +89,11 @@ DTYPES = {
         DType("int8", "i8", 1, *("int32",) * 3, -128),
         DType("uint8", "u8", 1, *("int32",) * 3, 0, data=False),
         DType("int16", "i16", 2, *("int32",) * 3, -(2**15), data=False, read=False),
+        DType("uint16", "u16", 2, *("int32",) * 3, 0, data=False, read=False),
         DType("int32", "i32", 4, *("int32",) * 3, -(2**31), data=False, read=False),
+        DType("uint32", "u32", 4, *("uint32",) * 3, 0, data=False, read=False),
         DType("int64", "i64", 8, *("int64",) * 3, -(2**63), data=False, read=False),
+        DType("uint64", "u64", 8, *("uint64",) * 3, 0, data=False, read=False),
         DType("bool", "b8", 1, *("bool",) * 3, 0, data=False, read=False),
     )
 }

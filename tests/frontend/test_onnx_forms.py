@@ -238,7 +238,7 @@ def test_a_mask_of_infinities_is_built_and_verified(tmp_path):
 
 
 def test_plain_integers_of_a_byte_are_no_quantized_values(tmp_path):
-    """They have no scales; a sum leaves the range as any integer's does. A tensor without values is refused by name."""
+    """They have no scales; a sum leaves the range as any integer's does."""
     nodes = [
         h.make_node("Add", ["x", "x"], ["twice"]),
         h.make_node("Max", ["x", "x"], ["most"]),
@@ -256,8 +256,31 @@ def test_plain_integers_of_a_byte_are_no_quantized_values(tmp_path):
         net.run()
         for due, y in zip((x + x, x, x), net.outputs, strict=True):
             np.testing.assert_array_equal(y, due)
-    model.graph.node.append(h.make_node("Shape", ["x"], ["none"], start=2, end=1))
-    model.graph.output.append(h.make_tensor_value_info("none", TensorProto.INT64, (0,)))
-    onnx.save(model, tmp_path / "none.onnx")
-    with pytest.raises(TvmMobilenetError, match=r"output at 3.*a tensor without values"):
-        passes.run(from_onnx(tmp_path / "none.onnx"))
+
+
+def test_tensors_without_values_are_inputs_and_outputs(tmp_path):
+    """What they make is known: nothing, or the sum of nothing."""
+    nodes = [
+        h.make_node("Split", ["x", "sizes"], ["a", "none", "b"], axis=1),
+        h.make_node("Concat", ["b", "none", "a"], ["turned"], axis=1),
+        h.make_node("ReduceSum", ["e", "axis"], ["zeros"]),
+        h.make_node("Add", ["turned", "zeros"], ["y"]),
+        h.make_node("Relu", ["e"], ["nothing"]),
+    ]
+    inputs = {"x": f(2, 3, 4), "e": np.zeros((2, 0, 4), np.float32)}
+    outputs = {"y": (2, 3, 4), "none": (2, 0, 4), "zeros": (2, 1, 4), "nothing": (2, 0, 4), "e": (2, 0, 4)}
+    graph = h.make_graph(
+        nodes,
+        "g",
+        [h.make_tensor_value_info(name, TensorProto.FLOAT, value.shape) for name, value in inputs.items()],
+        [h.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(i(1, 0, 2), "sizes"), numpy_helper.from_array(i(1), "axis")],
+    )
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "net.onnx")
+    build.build(ModelOptions(model=str(tmp_path / "net.onnx")), targets.load("host"), output=tmp_path / "out")
+    with Instance(tmp_path / "out" / "libmobilenet.so", tmp_path / "out" / "parameters.bin") as net:
+        net.set_inputs(list(inputs.values()))
+        net.run()
+        for due, y in zip(ReferenceEvaluator(model).run(None, inputs), net.outputs, strict=True):
+            np.testing.assert_array_equal(y, due)

@@ -8,9 +8,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 from onnx import helper as h
+from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
 
 from benchmarks import operators
 from benchmarks.operator_cases import CASES, write
+from benchmarks.rare_operator_cases import RARE
+from tests.frontend.test_onnx_forms import FORMS
 from tests.support.layer_runner import run_in_torch
 from tvm_mobilenet import build, passes, targets, verify
 from tvm_mobilenet.compiler import pipeline, port_tables
@@ -45,6 +48,7 @@ FEW = (  # one of each way to a layer: own converters, TIR of the importer's, in
 
 
 def verified(cases, folder):
+    folder.mkdir(exist_ok=True)
     write(cases, folder / "net.onnx")
     build.build(ModelOptions(model=str(folder / "net.onnx")), targets.load("rpi4"), output=folder / "out")
     found = verify.verify(folder / "out")
@@ -73,6 +77,31 @@ def test_no_input_of_twice_the_size_makes_a_case_of_what_is_no_number(tmp_path):
 @pytest.mark.parametrize("first", range(0, len(CASES), AT_ONCE))
 def test_every_operator_computes_what_onnx_runtime_does(first, tmp_path):
     verified(CASES[first : first + AT_ONCE], tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("opset", sorted({case.opset for case in RARE}))
+def test_every_rare_operator_computes_what_onnx_runtime_does(opset, tmp_path):
+    cases = [case for case in RARE if case.opset == opset]
+    for i in range(0, len(cases), AT_ONCE):
+        verified(cases[i : i + AT_ONCE], tmp_path / str(i))
+
+
+OF_OPEN_SHAPE = {"AllClassNMS", "NonMaxSuppression", "NonZero", "Unique"}  # how many values they return depends on data
+WITHOUT_REFERENCE = {"MatMulInteger16"}  # ONNX Runtime does not compute it on a CPU
+
+
+def test_every_operator_that_tvms_importer_knows_has_a_case():
+    """What TVM adds, or a table loses, is named here."""
+    compared = {node.op_type for case in (*CASES, *RARE) for node in case.nodes} | {one[0] for one in FORMS.values()}
+    assert set(_get_convert_map()) - compared == OF_OPEN_SHAPE | WITHOUT_REFERENCE
+
+
+@pytest.mark.parametrize("operator, inputs", [("NonZero", "x"), ("Unique", "x"), ("NonMaxSuppression", "x x")])
+def test_an_operator_of_open_shape_is_refused_by_name(operator, inputs, tmp_path):
+    node = h.make_node(operator, inputs.split(), ["y"], "look")
+    with pytest.raises(TvmMobilenetError, match=f"{operator} at look is not supported.*depends? on data"):
+        from_onnx(model_of(tmp_path / "net.onnx", node, shape=(1, 3, 4), opset=13))
 
 
 @pytest.mark.full

@@ -174,7 +174,6 @@ def test_what_is_odd_is_refused_in_plain_words(said, tmp_path):
 @pytest.mark.parametrize(
     "operator, domain, said",
     [
-        ("DynamicQuantizeLinear", "", "dynamically.*--calibrate"),
         ("ConvInteger", "", "dynamically.*--calibrate"),
         ("MatMulNBits", "com.microsoft", "weights only.*--calibrate"),
         ("QLinearConv", "", "QOperator.*QDQ"),

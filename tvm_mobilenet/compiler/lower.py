@@ -44,7 +44,7 @@ def lower_layers(graph: LayerGraph, decisions: Mapping[Layer, dict], core: str =
     def view(value: str, shape: tuple[int, ...]) -> relax.Expr:
         expr = values[home.get(value, value)]
         written = tuple(int(d) for d in expr.ty.shape)
-        if written == tuple(shape):
+        if written == tuple(shape) or 0 in shape:  # a size of 0 means another one to TVM's reshape
             return expr
         assert prod(written) == prod(shape), (value, written, shape)
         return bb.emit(relax.op.reshape(expr, shape))

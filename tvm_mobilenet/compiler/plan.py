@@ -176,7 +176,7 @@ def plan_of(lowered, graph) -> tuple[Plan, np.ndarray]:
         array = c.value.numpy()
         place = Tensor("parameters", end, tuple(array.shape), str(array.dtype))
         padded = np.zeros(align(array.nbytes), np.uint8)
-        padded[: array.nbytes] = array.reshape(-1).view(np.uint8)
+        padded[: array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
         parameters.append(padded)
         end += padded.nbytes
         return place

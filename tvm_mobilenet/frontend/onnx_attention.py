@@ -14,6 +14,8 @@ _MASK = 3  # its place among the inputs
 
 def is_written_out(node: onnx.NodeProto) -> bool:
     """Whether it has a form that ONNX's own definition writes out: a cache of earlier runs, or a cap of its scores."""
+    if any(a.name == "num_heads" for a in node.attribute):  # ONNX Runtime's own operator, of this name
+        return False
     capped = any(a.name in ("softcap", "qk_matmul_output_mode") and (a.f or a.i) for a in node.attribute)
     return capped or any(node.output[1:]) or any(node.input[_MASK + 1 :])
 

@@ -28,7 +28,6 @@ from tvm_mobilenet.frontend.onnx_arguments import OUTPUTS
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, leave_out_unread, shapes_of
 from tvm_mobilenet.frontend.onnx_inputs import fix_inputs
 from tvm_mobilenet.frontend.onnx_operators import CONVERTERS, is_written_out
-from tvm_mobilenet.frontend.sizes import FLOATS_ALONE
 from tvm_mobilenet.terminal.printable import printable
 
 
@@ -85,9 +84,11 @@ class _Importer(ONNXGraphImporter):
     """TVM's importer, with sources, converters of ours, and opaque calls for other operators."""
 
     def __init__(self, model: onnx.ModelProto):
-        super().__init__({}, "float32")
+        sizes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
+        super().__init__({name: dims for name, dims in sizes.items() if 0 in dims}, "float32")  # others it takes itself
         self.noted: dict[str, str] = {}
         self._nodes_left = iter(model.graph.node)
+        self._pairs = onnx_quantized.paired(model.graph)
         self._shapes = shapes_of(model)
 
     def _check_for_unsupported_ops(self, graph):
@@ -99,11 +100,13 @@ class _Importer(ONNXGraphImporter):
         attrs[OUTPUTS] = len(node.output)
         try:
             otherwise = partial(super()._convert_operator, op_name, attrs=attrs, opset=opset)
-            if op_name in onnx_quantized.PAIR:
+            if op_name in onnx_quantized.PAIR and node.output[0] in self._pairs:
                 result = onnx_quantized.converted(node, inputs, attrs)
+            elif op_name in onnx_quantized.PAIR:
+                result = onnx_quantized.arithmetic(self.bb, node, inputs, attrs)
             else:
                 result = otherwise(inputs) if convert is None else convert(self.bb, inputs, attrs, otherwise)
-            if _several(result) < len(node.output):
+            if _several(result) < len(node.output) > 1:  # one output may be a sequence, of any length
                 others = ", ".join(node.output[_several(result) :])
                 why = f"no layer computes {others}; its other outputs alone can be read"
                 raise ValueError(why)
@@ -131,8 +134,12 @@ class _Importer(ONNXGraphImporter):
 
 def _check_shape(result: relax.Expr, operator: str, node: onnx.NodeProto) -> None:
     """Refuse a result whose shape depends on data."""
-    shape = result.ty.shape if isinstance(getattr(result, "ty", None), relax.TensorType) else relax.ShapeExpr([])
-    if not isinstance(shape, relax.ShapeExpr) or not all(hasattr(d, "value") for d in shape):
+    left, tensors = [getattr(result, "ty", None)], []
+    while left:
+        ty = left.pop()
+        left.extend(getattr(ty, "fields", ()))
+        tensors += [ty.shape] if isinstance(ty, relax.TensorType) else []
+    if not all(isinstance(t, relax.ShapeExpr) and all(hasattr(d, "value") for d in t) for t in tensors):
         raise TvmMobilenetError(
             f"{operator} at {printable(node.name or node.output[0])} is not supported: the shape of its output depends "
             "on data",
@@ -211,11 +218,6 @@ def _check(model: onnx.ModelProto, path: Path) -> int:
             f"{path}: {', '.join(missing[:3])}{more} is not an input, initialiser or output of an earlier node",
             "export the model with its weights",
         )
-    read = onnx_quantized.read_by_others(graph)
-    for tensor in graph.initializer:
-        dtype = onnx.TensorProto.DataType.Name(tensor.data_type)
-        if dtype in ("INT8", "UINT8") and tensor.name in read:
-            raise TvmMobilenetError(f"{path}: {tensor.name} is {dtype.lower()}", FLOATS_ALONE)
     # old exporters list the initialisers among the inputs
     inputs = [i for i in graph.input if i.name not in initialisers]
     del graph.input[:]

@@ -35,12 +35,14 @@ def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         onnx_limits.check_values(shapes, path)
         graph = model.graph
         constants = {i.name: i for i in graph.initializer}
+        changed = _store_empty(graph, shapes, constants)
         renamed: dict[str, str] = {}
         outputs = {o.name for o in graph.output}
         read = {i for node in graph.node for i in onnx_graphs.read_by(node)} | outputs
-        kept, changed = [], False
+        kept = []
         for node in graph.node:
             onnx_graphs.rename(node, renamed)
+            _leave_out_empty(node, constants)
             values = None
             if _leaves_data(node, constants, read) and node.output[0] not in outputs:
                 renamed[node.output[0]] = node.input[0]
@@ -59,7 +61,7 @@ def fold(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             elif node.op_type == "Size" and node.input[0] in shapes:
                 values = [np.array(math.prod(shapes[node.input[0]][0]), np.int64)]
             elif all(i in constants or not i for i in node.input):
-                values = _evaluate(node, constants, model, path)
+                values = _evaluate(node, constants, model, path, shapes)
             if values is None:
                 kept.append(node)
                 continue
@@ -132,12 +134,51 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[tuple[int, ...], str]]:
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
         dims = [d.dim_value for d in tensor.shape.dim]
-        if tensor.HasField("shape") and all(d > 0 for d in dims) and tensor.elem_type:
+        fixed = all(d.HasField("dim_value") and d.dim_value >= 0 for d in tensor.shape.dim)
+        if tensor.HasField("shape") and fixed and tensor.elem_type:
             found[value.name] = tuple(dims), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
     return found
 
 
-def _evaluate(node: onnx.NodeProto, constants: dict, model: onnx.ModelProto, path: Path) -> list[np.ndarray] | None:
+def _store_empty(graph: onnx.GraphProto, shapes: dict, constants: dict) -> bool:
+    """Make constants of all values without elements that a node reads or makes; whether there were any."""
+    read = {name for node in graph.node for name in onnx_graphs.read_by(node)}
+    wanted = (read | {value.name for value in graph.output}) - {*constants}
+    inputs = {value.name: f"{value.name}/empty" for value in graph.input}
+    empty = {name: shapes[name] for name in wanted & {*shapes} if 0 in shapes[name][0]}
+    kept = []
+    for node in graph.node if empty else ():
+        onnx_graphs.rename(node, {name: inputs[name] for name in empty if name in inputs})
+        made = [name for name in node.output if name in empty]
+        if len(made) < sum(map(bool, node.output)):
+            node.output[:] = [f"{name}/unread" if name in made else name for name in node.output]
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    for name, (shape, dtype) in empty.items():
+        own = inputs.get(name, name)
+        constants[own] = numpy_helper.from_array(np.zeros(shape, dtype), own)
+    if empty:
+        del graph.node[:]
+        graph.node.extend(kept)
+    return bool({*empty} - {value.name for value in graph.output if value.name in inputs})
+
+
+def _leave_out_empty(node: onnx.NodeProto, constants: dict) -> None:
+    """Rewrite a node that reads constants without elements and has the same result without them, in place."""
+    empty = {name for name in node.input if name in constants and 0 in constants[name].dims}
+    if node.op_type == "Concat" and 0 < len(empty) < len(node.input):
+        node.input[:] = [name for name in node.input if name not in empty]
+    same = node.op_type in _WRITES and node.input[2] in empty
+    if same or (node.op_type == "Concat" and len(node.input) == 1):
+        del node.attribute[:], node.input[1:]
+        node.op_type = "Identity"
+
+
+_WRITES = ("Scatter", "ScatterElements", "ScatterND")  # data, places, and the values that are written there
+
+
+def _evaluate(
+    node: onnx.NodeProto, constants: dict, model: onnx.ModelProto, path: Path, shapes: dict
+) -> list[np.ndarray] | None:
     """The outputs of a node of constants, or None if it is not computed here or is invalid."""
     try:
         feeds = {i: numpy_helper.to_array(constants[i]) for i in node.input if i}
@@ -145,7 +186,10 @@ def _evaluate(node: onnx.NodeProto, constants: dict, model: onnx.ModelProto, pat
         return None
     if node.op_type == "DequantizeLinear":
         return None  # quantized constants stay integers
-    if not onnx_limits.check_constants(node, feeds, path):
+    if any(array.size == 0 for array in feeds.values()) and all(name in shapes for name in node.output if name):
+        sizes = [math.prod(shapes[name][0]) for name in node.output if name]  # of a reduction of nothing, for example
+        limits.check_constant(8 * sum(sizes), 0, f"{path}: {node.op_type} at {node.name or node.output[0]}")
+    elif not onnx_limits.check_constants(node, feeds, path):
         return None
     graph = onnx.helper.make_graph(
         [node],

@@ -40,9 +40,10 @@ def fix_inputs(
         As for `sizes.fix`, and for an input that no image network has.
     """
     for value in graph.input:
-        if (holds := value.type.WhichOneof("value")) != "tensor_type":
-            what = (holds or "value of no type").removesuffix("_type").replace("_", " ")
-            raise TvmMobilenetError(f"input {value.name!r} is a {what}", "export a model that takes tensors")
+        _check_holds_tensor(value, "input", "takes")
+    for value in graph.output:
+        if value.type.WhichOneof("value"):  # a file need not say it
+            _check_holds_tensor(value, "output", "returns")
     inputs = [_input(graph, value, layout) for value in graph.input]
     for value, dims in zip(graph.input, sizes.fix(inputs, batch, size, path), strict=True):
         tensor = value.type.tensor_type
@@ -52,6 +53,12 @@ def fix_inputs(
     del graph.value_info[:]
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
+
+
+def _check_holds_tensor(value: onnx.ValueInfoProto, port: str, does: str) -> None:
+    if (holds := value.type.WhichOneof("value")) != "tensor_type":
+        what = (holds or "value of no type").removesuffix("_type").replace("_", " ")
+        raise TvmMobilenetError(f"{port} {value.name!r} is a {what}", f"export a model that {does} tensors")
 
 
 def _dtype(element: int) -> str:

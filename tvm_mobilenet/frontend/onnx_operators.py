@@ -20,7 +20,16 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
 
 from tvm_mobilenet.files import limits
-from tvm_mobilenet.frontend import nests, onnx_attention, onnx_recurrent, onnx_resizes, onnx_windows, positions
+from tvm_mobilenet.frontend import (
+    nests,
+    onnx_attention,
+    onnx_bits,
+    onnx_recurrent,
+    onnx_resizes,
+    onnx_sequences,
+    onnx_windows,
+    positions,
+)
 from tvm_mobilenet.frontend.onnx_arguments import OUTPUTS, array_of, is_empty, text
 
 
@@ -145,6 +154,8 @@ def _power(bb, inputs, attrs, otherwise):
 
 
 def _attention(bb, inputs, attrs, otherwise):
+    if "num_heads" in attrs:  # ONNX Runtime's own operator
+        return otherwise(inputs)
     return onnx_attention.converted(bb, inputs, attrs)
 
 
@@ -189,7 +200,9 @@ def _one_hot(bb, inputs, attrs, otherwise):
 def _dropout(bb, inputs, attrs, otherwise):
     """The data itself, and a mask that keeps all of it, but in training mode."""
     training = inputs[2] if len(inputs) > 2 else None
-    if training is not None and (not isinstance(training, tvm.ir.Constant) or array_of(training).any()):
+    ratio = inputs[1] if len(inputs) > 1 else None
+    drops = ratio is None or not isinstance(ratio, tvm.ir.Constant) or array_of(ratio).any()
+    if drops and training is not None and (not isinstance(training, tvm.ir.Constant) or array_of(training).any()):
         return _random(bb, inputs, attrs, otherwise)
     if attrs[OUTPUTS] == 1:
         return inputs[0]
@@ -361,6 +374,8 @@ CONVERTERS: dict[str, Callable] = {
     "ReduceLogSum": _reduced(relax.op.log),
     "ReduceSumSquare": _reduced(lambda x: relax.op.multiply(x, x)),
     "Resize": onnx_resizes.resize,
+    **onnx_bits.CONVERTERS,
+    **onnx_sequences.CONVERTERS,
     **onnx_windows.CONVERTERS,
     **onnx_recurrent.CONVERTERS,
 }
@@ -377,4 +392,4 @@ def is_written_out(node: onnx.NodeProto) -> bool:
     """Whether ONNX's own definition of a node by other operators takes its place."""
     if node.op_type == "Attention":
         return onnx_attention.is_written_out(node)
-    return node.op_type in _DEFINED
+    return node.op_type in _DEFINED or node.op_type == "DynamicQuantizeLinear"

@@ -47,7 +47,8 @@ def check(model: onnx.ModelProto, path: Path) -> None:
         except onnx.defs.SchemaError:
             continue  # it came with a later opset: it is reported as an operator without a layer
         given = {attribute.name for attribute in node.attribute}
-        if opset > NEWEST and (newer := given - known_attributes(node.op_type, opset)):
+        changed = {a.name for a in node.attribute if not _is_default(a, schema)}
+        if opset > NEWEST and (newer := changed - known_attributes(node.op_type, opset)):
             raise TvmMobilenetError(
                 f"{path}: {node.op_type} at {node.name or ', '.join(node.output)} has {', '.join(sorted(newer))}, of "
                 f"opset {opset}, which no layer computes; opsets up to {NEWEST} are known",
@@ -62,6 +63,13 @@ def check(model: onnx.ModelProto, path: Path) -> None:
                 f"{opset} requires",
                 "mend the program that wrote it: onnx.checker.check_model names such nodes too",
             )
+
+
+def _is_default(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchema) -> bool:
+    own = schema.attributes.get(attribute.name)
+    if own is None or not own.default_value.type:
+        return False
+    return helper.get_attribute_value(attribute) == helper.get_attribute_value(own.default_value)
 
 
 def known_attributes(operator: str, opset: int) -> set[str]:

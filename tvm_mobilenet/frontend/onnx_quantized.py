@@ -1,7 +1,9 @@
 """QuantizeLinear and DequantizeLinear of ONNX files, and the errors for other quantized files.
 
 Files with scales at their activations and weights (QDQ) are supported: each pair of nodes becomes Relax's ``quantize``
-and ``dequantize``, which `passes.given_scales` reads. Other ways of quantization are errors with a remedy.
+and ``dequantize``, which `passes.given_scales` reads. In a graph whose products read no dequantized values such a node
+is arithmetic like any other, and so is one that belongs to no pair: of integers that an input gives, or with a scale
+that is computed. Other ways of quantization are errors with a remedy.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from tvm_mobilenet.frontend.scales import checked
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 BYTES = ("int8", "uint8")
 _MICROSOFT = "com.microsoft"
+# operators of ONNX Runtime's own that TVM's importer knows
+OF_MICROSOFT = {"Attention", "BiasGelu", "EmbedLayerNormalization", "FastGelu", "Gelu", "MatMulInteger16"}
+OF_MICROSOFT |= {"SkipLayerNormalization"}
 _QDQ = "quantize the float32 model again with quant_format=QuantFormat.QDQ (onnxruntime.quantization.quantize_static)"
 _FLOAT = "give the float32 model with --dtype int8 and --calibrate FOLDER, or quantize it statically to QDQ"
 _OTHERS = {
-    **dict.fromkeys(("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"), ("dynamically", _FLOAT)),
+    "ConvInteger": ("dynamically", _FLOAT),
     **dict.fromkeys(("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"), ("dynamically", _FLOAT)),
     **dict.fromkeys(("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"), ("in its weights only", _FLOAT)),
     **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul", "QLinearConcat"), ("", _QDQ)),
@@ -41,7 +46,7 @@ def prepare(model: onnx.ModelProto, path: Path) -> None:
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx", _MICROSOFT):
             continue
-        if node.op_type in PAIR:
+        if node.op_type in PAIR or (node.domain == _MICROSOFT and node.op_type in OF_MICROSOFT):
             node.domain = ""
         elif node.op_type in _OTHERS:
             how, hint = _OTHERS[node.op_type]
@@ -49,9 +54,26 @@ def prepare(model: onnx.ModelProto, path: Path) -> None:
             raise TvmMobilenetError(f"{path} is {how}: {node.op_type} at {node.name or node.output[0]}", hint)
 
 
-def read_by_others(graph: onnx.GraphProto) -> set[str]:
-    """The values that other nodes than quantize and dequantize read."""
-    return {i for node in graph.node if node.op_type not in PAIR for i in node.input}
+def paired(graph: onnx.GraphProto) -> set[str]:
+    """The outputs of the quantize and dequantize nodes that belong to pairs of a quantized network."""
+    constants = {i.name for i in graph.initializer}
+    found: set[str] = set()
+    moved: set[str] = set()  # dequantized values, also after a change of their order or shape
+    of_network = False
+    for node in graph.node:
+        if node.op_type == PAIR[0] and node.input[1] in constants:
+            found.add(node.output[0])
+        elif node.op_type == PAIR[1] and node.input[1] in constants and node.input[0] in constants | found:
+            found.add(node.output[0])
+            moved.add(node.output[0])
+        elif node.op_type in ("Reshape", "Transpose") and node.input[0] in moved:
+            moved.add(node.output[0])
+        elif node.op_type in _PRODUCTS:
+            of_network = of_network or not moved.isdisjoint(node.input)
+    return found if of_network else set()
+
+
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def leave_out_casts(graph: onnx.GraphProto) -> None:
@@ -83,7 +105,8 @@ def require_pairs(graph: onnx.GraphProto) -> None:
     TvmMobilenetError
         The message names both nodes.
     """
-    made = {o: node for node in graph.node if node.op_type == PAIR[0] for o in node.output}
+    pairs = paired(graph)
+    made = {o: node for node in graph.node if node.op_type == PAIR[0] for o in node.output if o in pairs}
     for node in graph.node:
         for name in node.input if node.op_type != PAIR[1] else ():
             if name in made:
@@ -95,8 +118,50 @@ def require_pairs(graph: onnx.GraphProto) -> None:
                 )
 
 
+def arithmetic(bb: relax.BlockBuilder, node: onnx.NodeProto, inputs, attrs: dict) -> relax.Expr:
+    """A quantize or dequantize node that belongs to no pair, as Relax's arithmetic.
+
+    Parameters
+    ----------
+    inputs : sequence of relax.Expr
+        Data, scale, and zero point if there is one. Each may be computed.
+    """
+    op = relax.op
+    data, scale = inputs[0], inputs[1]
+    zero = inputs[2] if len(inputs) > 2 else None
+    shape = [int(d) for d in data.ty.shape]
+    axis, block = int(attrs.get("axis", 1)), int(attrs.get("block_size", 0))
+
+    def along(x: relax.Expr) -> relax.Expr:
+        """A scale or zero point, which one value, each channel or each block has."""
+        sizes = [int(d) for d in x.ty.shape]
+        if len(sizes) == 1 and sizes[0] > 1:
+            return bb.emit(op.reshape(x, [-1 if i == axis % len(shape) else 1 for i in range(len(shape))]))
+        if len(sizes) > 1 and block:
+            whole = bb.emit(op.repeat(x, block, axis))
+            return bb.emit(op.strided_slice(whole, [axis % len(shape)], [0], [shape[axis]]))
+        return bb.emit(op.reshape(x, []))
+
+    if node.op_type == PAIR[1]:
+        kind = str(scale.ty.dtype)
+        x = bb.emit(op.astype(data, kind))
+        if zero is not None:
+            x = bb.emit(op.subtract(x, along(bb.emit(op.astype(zero, kind)))))
+        return op.multiply(x, along(scale))
+    named = attrs.get("output_dtype", 0)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(named).name if named else "uint8"
+    dtype = dtype if zero is None else str(zero.ty.dtype)
+    kind = str(scale.ty.dtype)
+    x = data if str(data.ty.dtype) == kind else bb.emit(op.astype(data, kind))
+    whole = bb.emit(op.round(bb.emit(op.divide(x, along(scale)))))
+    if zero is not None:
+        whole = bb.emit(op.add(whole, along(bb.emit(op.astype(zero, kind)))))
+    ends = np.iinfo(dtype)
+    return op.astype(bb.emit(op.clip(whole, float(ends.min), float(ends.max))), dtype)
+
+
 def converted(node: onnx.NodeProto, inputs, attrs: dict) -> relax.Expr:
-    """A quantize or dequantize node in Relax.
+    """A quantize or dequantize node of a pair in Relax.
 
     Parameters
     ----------

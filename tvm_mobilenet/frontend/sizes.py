@@ -134,7 +134,7 @@ def check_input(name: str, shape: list, dtype: str) -> None:
     """Refuse an input that no network can have."""
     if dtype not in DTYPES or dtype == "float16":
         raise TvmMobilenetError(f"input {name!r} is {dtype}", FLOATS_ALONE)
-    if any(not isinstance(d, int) or d < 1 for d in shape):
+    if any(not isinstance(d, int) or d < 0 for d in shape):
         raise TvmMobilenetError(
             f"input {name!r} has a size that is not fixed: {tuple(shape)}", "export the model for one size of image"
         )

@@ -33,7 +33,7 @@ Dim = tuple[Axis, ...]
 
 def dim(size: int) -> Dim:
     """A new dimension of one new axis, or of none if its size is one."""
-    return (Axis(size),) if size > 1 else ()
+    return (Axis(size),) if size != 1 else ()
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,15 @@ class Tensor:
         found += sorted(filled, key=lambda i: self.stored.index(self.dims[i][0]))
         return tuple(found) if flat(self.dims[i] for i in found) == self.stored else None
 
-    def permuted(self, order: list[int]) -> Tensor:
-        """The same memory with its logical dimensions in another order."""
+    def permuted(self, order: list[int] | None) -> Tensor:
+        """The same memory with its logical dimensions in another order; None: the last first."""
+        order = range(len(self.dims))[::-1] if order is None else order
         return Tensor(self.value, self.nhwc, self.stored, tuple(self.dims[i] for i in order))
 
     def reshaped(self, shape: tuple[int, ...]) -> Tensor | None:
         """The same memory in another logical shape, with axes cut or joined as needed; None if that needs a copy."""
         dims, axes, cut = [], list(flat(self.dims)), {}
-        for size in shape:
+        for size in shape if prod(shape) else ():  # a tensor without values has no order
             taken: list[Axis] = []
             while (left := size // prod(a.size for a in taken)) > 1 and axes:
                 axis = axes.pop(0)

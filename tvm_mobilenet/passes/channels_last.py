@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from math import prod
+from math import inf, prod
 
 import numpy as np
 import tvm
@@ -74,8 +74,6 @@ class ChannelsLast:
         TvmMobilenetError
             Some operators have no layer; the message names each with its place and shapes. Or there is no input.
         """
-        if not self.main.params:
-            raise TvmMobilenetError("the network has no input", "give a model whose outputs depend on something")
         inputs = []
         for i, param in enumerate(self.main.params):
             shape = static_shape(param, f"input {param.name}")
@@ -84,6 +82,8 @@ class ChannelsLast:
             self.dtypes[value] = inputs[-1].dtype
             self.placed.add(value)
             self.tensors[param] = fresh(value, _four(shape), shape)
+        if not any(prod(port.shape) for port in inputs):  # none, or all without values
+            raise TvmMobilenetError("the network has no input", "give a model whose outputs depend on something")
         for i, binding in enumerate(b for block in self.main.body.blocks for b in block.bindings):
             value, self.at = binding.value, i
             self.where = self.sources.get(binding.var.name) or f"operator {i}"
@@ -174,7 +174,8 @@ class ChannelsLast:
         return x.reshaped(shape) or self.in_order(x).reshaped(shape)
 
     def _permute_dims(self, call: relax.Call) -> Tensor:
-        return self.tensor(call.args[0]).permuted([int(a) for a in call.attrs.axes])
+        order = call.attrs.axes
+        return self.tensor(call.args[0]).permuted(None if order is None else [int(a) for a in order])
 
     # ---- element by element
 
@@ -359,24 +360,24 @@ class ChannelsLast:
         layer = copying(x.shape, dtype) if of_floats else transposed((prod(x.shape),), (0,), dtype)
         return self._called(layer, [x], x, {})
 
-    def _constant(self, expr: relax.Expr) -> Tensor:
+    def _constant(self, value: np.ndarray | None) -> Tensor:
         """A value that does not depend on the inputs, written beside an input or an earlier output."""
-        value = array(expr)
         if value is None:
             raise Unsupported("it is neither computed nor a constant")
-        beside = min((x for x in self.tensors.values() if x.value in self.placed), key=lambda x: prod(x.shape))
+        beside = min((x for x in self.tensors.values() if x.value in self.placed), key=lambda x: prod(x.shape) or inf)
         one = constant(value, beside.shape, self.dtypes[beside.value])
-        made = self._called(
-            one.layer, [beside], fresh("", _four(one.layer.output_shape), one.layer.output_shape), one.constants
-        )
-        return made.reshaped(value.shape)
+        shape = one.layer.output_shape
+        made = self._called(one.layer, [beside], fresh("", _four(shape), shape), one.constants)
+        return made if made.shape == value.shape else made.reshaped(value.shape)
 
     def _output(self, index: int, name: str, expr: relax.Expr) -> Port:
         self.where = f"output{index}"
         x = self.tensors.get(expr)
         try:
             if x is None:
-                x = self._constant(self.constants.get(expr, expr))
+                x = self._constant(array(self.constants.get(expr, expr)))
+            elif 0 in x.shape:
+                x = self._constant(np.zeros(x.shape, self.dtypes.get(x.value, "float32")))
             x = self.in_order(x)
             if x.value in self.placed and x.value in self.dtypes:  # not of an operator that is reported
                 x = self._copy(x)

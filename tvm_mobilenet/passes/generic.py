@@ -189,8 +189,8 @@ def _layer(operator: _Operator, module: tvm.IRModule, tensors: int) -> Layer:
     used = tuple(str(param.ty.dtype) for param in function.params)
     if unknown := sorted(set(used) - set(dtypes.DTYPES)):
         raise NotGeneric(f"no layer computes it in {', '.join(unknown)}")
-    if any(0 in shape for shape in (output, *shapes)):
-        raise NotGeneric("a tensor without values, which no device can read; leave it out of the model's outputs")
+    if any(0 in shape for shape in (output, *shapes)) and operator.name != "constant":
+        raise NotGeneric("it reads or makes a tensor without values; leave the tensor out of the model")
     first, *others = function.params
     moved = [first, *others[tensors - 1 : -1], *others[: tensors - 1], others[-1]]  # constants after the first operand
     function = tirx.PrimFunc(moved, function.body, function.ret_type, function.attrs)

@@ -122,7 +122,7 @@ class Instance:
 
 
 def _buffer(shape: tuple[int, ...], dtype) -> np.ndarray:
-    nbytes = max(1, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
+    nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     block = np.zeros(nbytes + _ALIGNMENT, np.uint8)
     start = -block.ctypes.data % _ALIGNMENT
     return block[start : start + nbytes].view(dtype).reshape(shape)
