@@ -53,8 +53,9 @@ float32, as a note says.
 An output may be a constant, such as anchors. Values that are read or written at positions (`GatherND`,
 `ScatterElements`, PyTorch's `index_put`) stay inside of the data: a position outside of it is moved to the nearest one.
 
-TFLite files (`--model net.tflite`) may have the following operators. They become the same layers as ONNX's operators of
-the same meaning (`tests/frontend/test_tflite_operators.py` compares them with LiteRT): @TFLITE@.
+TFLite files (`--model net.tflite`) may have the following operators, which become the same layers as ONNX's of the same
+meaning. `tests/frontend/test_tflite_*.py` compare them with LiteRT, or with numpy where LiteRT has no kernel.
+Recurrent layers over sequences begin each run with states of zeros. @TFLITE@.
 
 | ONNX | how | layers | dtypes | PyTorch | TFLite |
 |---|---|---|---|---|---|

@@ -8,7 +8,7 @@ import pytest
 from tvm_mobilenet.frontend import flatbuffer
 from tvm_mobilenet.frontend import tflite_schema as ours
 
-FORMS = {"b": np.int8, "i": np.int32, "f": np.float32, "?": np.bool_}
+FORMS = {"b": np.int8, "i": np.int32, "I": np.uint32, "q": np.int64, "f": np.float32, "?": np.bool_}
 NAMES = {
     "multiplier": "depth_multiplier",
     "activation": "fused_activation_function",
@@ -22,7 +22,9 @@ NAMES |= {
 }
 NAMES |= {"dilation_d": "dilation_d_factor"}
 NAMES |= {"filter_h": "filter_height", "adj_x": "adj_x", "adj_y": "adj_y", "in_type": "in_data_type"}
-NAMES |= {"out_type": "out_data_type", "new_shape": "new_shape"}
+NAMES |= {"out_type": "out_data_type", "new_shape": "new_shape", "diagonal": "diagonal_recurrent_tensors"}
+BODIES = {"Call": "subgraph", "CallOnce": "init_subgraph_index", "StableHLOComposite": "decomposition_subgraph_index"}
+BODIES |= {"StablehloScatter": "update_computation_subgraph_index", "StablehloSort": "comparator_subgraph_index"}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,12 @@ def test_numbers_of_operators_types_and_options(schema):
     activations = named(schema.ActivationFunctionType)
     assert tuple(activations[i] for i in range(len(activations))) == ours.ACTIVATIONS
     assert (schema.Padding.SAME, schema.Padding.VALID) == (ours.SAME, ours.VALID)
-    options = named(schema.BuiltinOptions)
-    assert all(options[one.number] == name for name, one in ours.OPTIONS.items())
+    unions = [named(schema.BuiltinOptions), named(schema.BuiltinOptions2)]
+    assert all(unions[one.second][one.number] == name for name, one in ours.OPTIONS.items())
+    dimensions = schema.DimensionType
+    assert (dimensions.DENSE, dimensions.SPARSE_CSR) == (ours.DENSE, ours.COMPRESSED)
+    vectors = named(schema.SparseIndexVector)
+    assert {k: vectors[k].removesuffix("Vector").lower() for k in ours.INDEX_DTYPES} == ours.INDEX_DTYPES
     assert set(ours.OPTIONS_OF) <= set(ours.OPERATORS.values()) and set(ours.OPTIONS_OF.values()) == set(ours.OPTIONS)
 
 
@@ -54,15 +60,19 @@ def test_options_are_read_as_they_are_written(name, schema):
 
     for field, (number, form, default) in ours.OPTIONS[name].fields.items():
         made = getattr(schema, f"{name}T")()
-        camel = re.sub(r"_(\w)", lambda m: m[1].upper(), NAMES.get(field, field))
+        theirs = BODIES.get(name.removesuffix("Options"), "body_subgraph_index") if field == "body" else field
+        camel = re.sub(r"_(\w)", lambda m: m[1].upper(), NAMES.get(theirs, theirs))
         before = getattr(made, camel)
         value = [3, 5] if form.startswith("[") else True if form == "?" else 3.0 if form == "f" else 3
-        assert form.startswith("[") or FORMS[form](before) == FORMS[form](default), field
+        value = {"s": "name", "[?": [True, False]}.get(form, value)
+        assert form.startswith("[") or form == "s" or FORMS[form](before) == FORMS[form](default), field
         setattr(made, camel, value)
         builder = flatbuffers.Builder(256)
         builder.Finish(made.Pack(builder), b"TEST")
         table = flatbuffer.root(bytes(builder.Output()), b"TEST")
-        if form.startswith("["):
+        if form == "s":
+            assert table.text(number, 9) == value, field
+        elif form.startswith("["):
             assert table.array(number, FORMS[form[1]]).tolist() == value
         else:
             assert table.number(number, form, default) == value, field
@@ -77,6 +87,8 @@ def test_options_are_read_as_they_are_written(name, schema):
         ("Tensor", ours.TENSOR),
         ("QuantizationParameters", ours.QUANTIZATION),
         ("Operator", ours.OPERATOR),
+        ("SparsityParameters", ours.SPARSITY),
+        ("DimensionMetadata", ours.DIMENSION),
         ("OperatorCode", ours.OPERATOR_CODE),
         ("Buffer", ours.BUFFER),
     ],

@@ -65,9 +65,31 @@ class Net:
             for option, value in options.items():
                 assert hasattr(given, option), option
                 setattr(given, option, value)
-            new.builtinOptionsType, new.builtinOptions = getattr(s.BuiltinOptions, f"{kind}Options"), given
+            if hasattr(s.BuiltinOptions, f"{kind}Options"):
+                new.builtinOptionsType, new.builtinOptions = getattr(s.BuiltinOptions, f"{kind}Options"), given
+            else:
+                new.builtinOptions2Type, new.builtinOptions2 = getattr(s.BuiltinOptions2, f"{kind}Options"), given
         self.graph.operators.append(new)
-        return outputs if len(outputs) > 1 else outputs[0]
+        return outputs if len(outputs) != 1 else outputs[0]
+
+    def body(self, make, *inputs) -> int:
+        """The number of another graph, ``make(values)`` of inputs with these shapes and dtypes."""
+        main, self.graph = self.graph, self.s.SubGraphT()
+        self.graph.tensors, self.graph.operators, self.graph.inputs = [], [], []
+        self.model.subgraphs.append(self.graph)
+        number = len(self.model.subgraphs) - 1
+        values = [self.input(shape, dtype, name=f"{number}.{i}") for i, (shape, dtype) in enumerate(inputs)]
+        made = make(*values)
+        self.graph.outputs = made if isinstance(made, list) else [made]
+        self.graph = main
+        return number
+
+    def of_two(self, name, dtype="float32", kind=None, **options) -> int:
+        """The number of a graph of one operator of two single numbers."""
+        out = "bool" if name == "STABLEHLO_COMPARE" else dtype
+        return self.body(
+            lambda a, b: self.op(name, [a, b], self.value((), out), kind, **options), ((), dtype), ((), dtype)
+        )
 
     def bytes(self, *outputs: int) -> bytes:
         import flatbuffers

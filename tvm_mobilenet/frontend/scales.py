@@ -11,7 +11,13 @@ _AGAIN = "the file is damaged, or its quantizer failed there: quantize the model
 
 
 def checked(
-    where: str, shape: tuple[int, ...], scale: np.ndarray, zero: np.ndarray | None, axis: int, dtype: str
+    where: str,
+    shape: tuple[int, ...],
+    scale: np.ndarray,
+    zero: np.ndarray | None,
+    axis: int,
+    dtype: str,
+    dtypes: tuple[str, ...] = ("int8", "uint8", "int32"),
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Scale and zero point, scalars or one for each channel, and the axis of the channels.
 
@@ -27,6 +33,8 @@ def checked(
         The axis of the channels, if there are several scales.
     dtype : str
         The dtype of the quantized data.
+    dtypes : tuple of str
+        Those that it may have.
 
     Raises
     ------
@@ -34,7 +42,7 @@ def checked(
         A scale is not positive, a zero point is outside the dtype's range, their number differs from the number of
         channels, or the dtype is not supported.
     """
-    if dtype not in ("int8", "uint8", "int32"):
+    if dtype not in dtypes:
         raise TvmMobilenetError(f"{where}: data in {dtype}", "quantize to int8 or uint8, biases to int32")
     scale = np.asarray(scale, np.float64)
     zero = np.zeros(scale.shape, np.int64) if zero is None else np.asarray(zero).astype(np.int64)

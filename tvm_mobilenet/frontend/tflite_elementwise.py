@@ -197,10 +197,8 @@ def bits_of_both(call: Call) -> Value:
 def rounded_to_steps(call: Call) -> Value:
     """FAKE_QUANT: values rounded to the steps of an integer, whose range is moved so that zero is one of them."""
     low, high, bits = (call.options[name] for name in ("min", "max", "num_bits"))
-    least, most = 0, 2**bits - 1
-    if call.options["narrow_range"]:
-        raise ValueError("a range that is narrower by one, which TFLite has for weights alone")
-    if not (2 <= bits <= 16 and low <= 0 <= high and low < high):
+    least, most = int(call.options["narrow_range"]), 2**bits - 1
+    if not (2 <= bits <= 16 and low < high):
         raise ValueError(f"{bits} bits from {low} to {high}")
     step = (np.float32(high) - np.float32(low)) / np.float32(most - least)
     zero = int(np.clip(np.floor(least - np.float32(low) / step + 0.5), least, most))

@@ -29,6 +29,13 @@ def computed(call: Call) -> np.ndarray | None:
     """
     if call.operator.name == "SHAPE":
         return np.array(call.shape(0), np.int32)
+    if call.operator.name == "STABLEHLO_IOTA":
+        axis = call.options["iota_dimension"]
+        if not 0 <= axis < len(call.size):
+            raise ValueError(f"the dimension {axis} of the shape {list(call.size)}")
+        limits.check_constant(math.prod(call.size) * _ITEM_BYTES, 0, call.where)
+        side = [-1 if i == axis else 1 for i in range(len(call.size))]
+        return np.broadcast_to(np.arange(call.size[axis], dtype=call.known_dtype()).reshape(side), call.size)
     if call.operator.name == "RANK":
         return np.array(len(call.shape(0)), np.int32)
     if call.operator.name == "ZEROS_LIKE":

@@ -1,14 +1,14 @@
 """A TFLite file as plain data: its tensors, constants and operators, checked before use.
 
 A file of a kilobyte can declare a million tensors, or one of terabytes, and all of them may refer to the same bytes. So
-declared sizes are compared with limits first (`files.limits`). Constants are views of the file's bytes.
+declared sizes are compared with limits first (`files.limits`). A graph that an operator of another one runs is read
+with it; all other graphs of a file are not read.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,67 +18,27 @@ from tvm_mobilenet.files import limits
 from tvm_mobilenet.files.reading import refusal
 from tvm_mobilenet.frontend import tflite_schema as schema
 from tvm_mobilenet.frontend.flatbuffer import Damaged, Table, root
+from tvm_mobilenet.frontend.tflite_tensors import MOST_TENSORS, Tensor, TensorReader
 from tvm_mobilenet.terminal.printable import printable
 
 _MOST_BYTES = (2 << 30) - 1  # limit of a file, by the format
-_MOST_TENSORS = 8 * limits.MOST_NODES
 _MOST_OPERANDS = 1_000  # operands of one operator
+_MOST_LISTED = 1_000  # numbers of one option
+_MOST_NESTED = 20  # graphs, each of which runs the next
 _AGAIN = "the file may be truncated, or of another kind: convert or copy it again"
 _MOST_IDENTIFIER = 80  # characters of an input's name
 NONE = -1  # in place of an operand that is left out
 
 
 @dataclass(frozen=True)
-class Scales:
-    """The scales of an integer tensor, whose values represent ``(q - zero) * scale``.
-
-    Attributes
-    ----------
-    scale : (n,) float32
-    zero : (n,) int64
-    axis : int
-        The axis of the channels, if there are several scales.
-    """
-
-    scale: np.ndarray
-    zero: np.ndarray
-    axis: int
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A value of the graph.
-
-    Attributes
-    ----------
-    name : str
-        A readable name: TensorFlow's name up to the first ``;``.
-    shape, signature : tuple of int
-        The signature has -1 for an open size.
-    dtype : str
-        ``float32``, ``int8``, ...: of `tflite_schema.TYPES`.
-    data : ndarray or None
-        Of a constant.
-    scales : Scales or None
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    signature: tuple[int, ...]
-    dtype: str
-    data: np.ndarray | None
-    scales: Scales | None
-
-    @property
-    def quantized(self) -> bool:
-        """Whether it has integers that represent real values."""
-        return self.scales is not None and self.dtype != "float16" and not self.dtype.startswith("float")
-
-
-@dataclass(frozen=True)
 class Operator:
     """One operator: its name in the schema, the indices of its inputs (`NONE` if left out) and outputs, and its
     options.
+
+    Attributes
+    ----------
+    body : Graph or None
+        The graph that it runs, if an option names one.
     """
 
     name: str
@@ -86,6 +46,7 @@ class Operator:
     outputs: tuple[int, ...]
     options: dict
     place: str
+    body: Graph | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +82,7 @@ def read(path: Path) -> Graph:
     if (size := path.stat().st_size) > _MOST_BYTES:
         raise TvmMobilenetError(f"{path} has {size:,} bytes, as no TFLite file can", "give a smaller network")
     try:
-        return _Reader(path, path.read_bytes()).graph()
+        return _Reader(path, path.read_bytes()).main()
     except Damaged as e:
         raise TvmMobilenetError(f"{path}: not a whole TFLite file: {e}", _AGAIN) from None
 
@@ -145,113 +106,69 @@ def ports(graph: Graph, indices: tuple[int, ...]) -> list[str]:
     return found
 
 
+_WITHOUT_OUTPUT = ("CALL_ONCE", "ASSIGN_VARIABLE", "HASHTABLE_IMPORT")
+_LISTED = {"[i": np.int32, "[q": np.int64, "[?": np.bool_}
+
+
 class _Reader:
     def __init__(self, path: Path, data: bytes):
-        self.path, self.data = path, data
-        self.model = root(data, schema.IDENTIFIER)
-        self.left = 4 * len(data) + limits.MOST_CONSTANT_BYTES  # bytes left for constants, which may overlap
-
-    def graph(self) -> Graph:
-        field = schema.MODEL
+        self.path = path
+        self.model, field = root(data, schema.IDENTIFIER), schema.MODEL
         version = self.model.number(field["version"], "I")
         if version != 3:
             raise Damaged(f"its schema is version {version}, not 3")
         codes = self.model.tables(field["operator_codes"], limits.MOST_NODES, "kinds of operators")
-        self.buffers = self.model.tables(field["buffers"], _MOST_TENSORS, "buffers")
-        graphs = self.model.tables(field["subgraphs"], limits.MOST_NODES, "graphs")
-        if not graphs:
+        self.names = [self._name_of(code) for code in codes]
+        self.graphs = self.model.tables(field["subgraphs"], limits.MOST_NODES, "graphs")
+        self.tensors = TensorReader(path, data, self.model.tables(field["buffers"], MOST_TENSORS, "buffers"))
+        self.tensors_left, self.operators_left = MOST_TENSORS, limits.MOST_NODES
+        self.read: dict[int, Graph | None] = {}  # None for one that is being read
+
+    def main(self) -> Graph:
+        if not self.graphs:
             raise Damaged("it holds no graph")
-        field, main = schema.SUBGRAPH, graphs[0]
-        tables = main.tables(field["tensors"], _MOST_TENSORS, "tensors")
-        tensors = tuple(self._tensor(i, table) for i, table in enumerate(tables))
-        names = [self._name_of(code) for code in codes]
-        nodes = main.tables(field["operators"], limits.MOST_NODES, "operators")
-        operators = tuple(self._operator(i, table, names, tensors) for i, table in enumerate(nodes))
-        inputs, outputs = (self._indices(main, field[end], len(tensors), end) for end in ("inputs", "outputs"))
-        found = Graph(tensors, operators, inputs, outputs, *self._signatures(len(graphs)))
+        own, others = self._signatures()
+        found = replace(self._graph(0), signature=own, others=others)
+        if not found.inputs or not found.outputs:
+            raise Damaged("it has no inputs, or no outputs")
+        return found
+
+    def _graph(self, index: int) -> Graph:
+        """A graph, with all that its operators run."""
+        if not 0 <= index < len(self.graphs):
+            raise Damaged(f"an operator runs graph {index} of {len(self.graphs)}")
+        if index in self.read:
+            if self.read[index] is None:
+                raise Damaged(f"its graph {index} runs itself")
+            return self.read[index]
+        if sum(one is None for one in self.read.values()) > _MOST_NESTED:
+            raise Damaged(f"more than {_MOST_NESTED} of its graphs run one another")
+        self.read[index] = None
+        field, table = schema.SUBGRAPH, self.graphs[index]
+        tables = table.tables(field["tensors"], self.tensors_left, "tensors")
+        self.tensors_left -= len(tables)
+        tensors = [self.tensors.tensor(i, one) for i, one in enumerate(tables)]
+        nodes = table.tables(field["operators"], self.operators_left, "operators")
+        self.operators_left -= len(nodes)
+        operators = _without_unpacking(tensors, [self._operator(i, one, tensors) for i, one in enumerate(nodes)])
+        inputs, outputs = (self._indices(table, field[end], len(tensors), end) for end in ("inputs", "outputs"))
+        self.read[index] = found = Graph(tuple(tensors), operators, inputs, outputs)
         self._check_order(found)
         return found
 
-    def _signatures(self, graphs: int) -> tuple[str, tuple[str, ...]]:
+    def _signatures(self) -> tuple[str, tuple[str, ...]]:
         """The name of the main graph, and those of the others."""
         field, own, others = schema.SIGNATURE_DEF, "", []
         for table in self.model.tables(schema.MODEL["signature_defs"], limits.MOST_NODES, "signatures"):
             name = printable(table.text(field["signature_key"], limits.MOST_NAME))
             index = table.number(field["subgraph_index"], "I")
-            if index >= graphs:
-                raise Damaged(f"its signature {name} is of graph {index} of {graphs}")
+            if index >= len(self.graphs):
+                raise Damaged(f"its signature {name} is of graph {index} of {len(self.graphs)}")
             if index:
                 others.append(name)
             else:
                 own = own or name
         return own, tuple(others)
-
-    # ---- tensors
-
-    def _tensor(self, index: int, table: Table) -> Tensor:
-        field = schema.TENSOR
-        name = printable(table.text(field["name"], limits.MOST_NAME).partition(";")[0]) or f"tensor {index}"
-        shape, signature = (self._dims(table, field[f], name) for f in ("shape", "shape_signature"))
-        number = table.number(field["type"], "b")
-        dtype = schema.TYPES.get(number, f"type {number}")
-        if len(signature) != len(shape):
-            signature = shape
-        if any(d < 0 for d in shape):
-            raise Damaged(f"{name} has the shape {list(shape)}")
-        item = _item_bytes(dtype)
-        limits.check_tensor(math.prod(shape), item, f"{self.path}: {name} of the shape {shape}")
-        if table.table(field["sparsity"]) is not None:
-            raise TvmMobilenetError(f"{self.path}: {name} is stored sparse", "convert the model with dense weights")
-        if table.number(field["is_variable"], "?", False):
-            raise TvmMobilenetError(
-                f"{self.path}: {name} keeps its value from one run to the next", "a network without a state is built"
-            )
-        data = self._content(table.number(field["buffer"], "I"), name, shape, dtype)
-        return Tensor(name, shape, signature, dtype, data, self._scales(table.table(field["quantization"]), name))
-
-    def _dims(self, table: Table, field: int, name: str) -> tuple[int, ...]:
-        dims = table.array(field, np.int32)
-        if len(dims) > limits.MOST_RANK:
-            raise TvmMobilenetError(f"{self.path}: {name} has {len(dims):,} dimensions", "an image network has four")
-        return tuple(int(d) for d in dims)
-
-    def _content(self, index: int, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
-        if index == 0:
-            return None
-        if index >= len(self.buffers):
-            raise Damaged(f"{name} is said to be in buffer {index} of {len(self.buffers)}")
-        buffer, field = self.buffers[index], schema.BUFFER
-        if buffer.number(field["offset"], "Q") > 1:
-            raise TvmMobilenetError(
-                f"{self.path}: {name} lies behind the model's own part of the file", "give a file of less than 2 GiB"
-            )
-        stored = buffer.array(field["data"], np.uint8)
-        if not len(stored):
-            return None
-        due = math.prod(shape) * _item_bytes(dtype)
-        if dtype in ("int4", "int2", "uint4"):
-            raise TvmMobilenetError(f"{self.path}: {name} is {dtype}", "quantize to int8")
-        if dtype not in _NUMPY:
-            return stored  # its reader is refused by name
-        if len(stored) != due:
-            raise Damaged(f"{name}, {dtype} of the shape {list(shape)}, has {len(stored):,} bytes for {due:,}")
-        self.left -= due
-        if self.left < 0:
-            raise Damaged("its constants are many times as large as the file")
-        return stored.view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
-
-    def _scales(self, table: Table | None, name: str) -> Scales | None:
-        if table is None:
-            return None
-        field = schema.QUANTIZATION
-        scale = table.array(field["scale"], np.float32)
-        zero = table.array(field["zero_point"], np.int64)
-        if not len(scale):
-            return None
-        if table.number(field["details_type"], "B") > 1:
-            raise TvmMobilenetError(f"{self.path}: {name} is quantized by blocks", "quantize by tensor or by channel")
-        zero = zero if len(zero) else np.zeros(len(scale), np.int64)
-        return Scales(scale, zero, int(table.number(field["quantized_dimension"], "i")))
 
     # ---- operators
 
@@ -265,44 +182,51 @@ class _Reader:
             return f"CUSTOM_{text or 'without_a_name'}"
         return schema.OPERATORS.get(number, f"OPERATOR_{number}")
 
-    def _operator(self, index: int, table: Table, names: list[str], tensors: tuple[Tensor, ...]) -> Operator:
+    def _operator(self, index: int, table: Table, tensors: list[Tensor]) -> Operator:
         field = schema.OPERATOR
         code = table.number(field["opcode_index"], "I")
-        if code >= len(names):
-            raise Damaged(f"operator {index} is of kind {code} of {len(names)}")
+        if code >= len(self.names):
+            raise Damaged(f"operator {index} is of kind {code} of {len(self.names)}")
         inputs, outputs = (
             self._indices(table, field[end], len(tensors), f"operator {index}'s {end}") for end in ("inputs", "outputs")
         )
-        if not outputs or NONE in outputs:
+        name = self.names[code]
+        if (not outputs and name not in _WITHOUT_OUTPUT) or NONE in outputs:
             raise Damaged(f"operator {index} has no output")
-        name = names[code]
-        place = tensors[outputs[0]].name
-        return Operator(name, inputs, outputs, self._options(table, name, place), place)
+        place = tensors[outputs[0]].name if outputs else f"operator {index}"
+        options = self._options(table, name, place)
+        body = self._graph(options["body"]) if "body" in options else None
+        return Operator(name, inputs, outputs, options, place, body)
 
     def _options(self, table: Table, name: str, place: str) -> dict:
         """The options of an operator, by the names that `tflite_schema` gives them."""
+        if name.startswith("CUSTOM_"):
+            return {"custom": table.array(schema.OPERATOR["custom_options"], np.uint8).tobytes()}
         known = schema.OPTIONS.get(schema.OPTIONS_OF.get(name, ""))
         if known is None:
             return {}
-        given = table.table(schema.OPERATOR["builtin_options"])
-        number = table.number(schema.OPERATOR["builtin_options_type"], "B")
+        field = "builtin_options2" if known.second else "builtin_options"
+        given, number = table.table(schema.OPERATOR[field]), table.number(schema.OPERATOR[f"{field}_type"], "B")
         if given is not None and number not in (0, known.number):
             raise Damaged(f"{name} at {place} has options of another operator")
-        found = {}
-        for option, (field, form, default) in known.fields.items():
-            if given is None:
-                found[option] = default
-            elif form == "[f":
-                found[option] = given.array(field, np.float32)
-            elif form == "[i":
-                found[option] = tuple(int(v) for v in given.array(field, np.int32)[: limits.MOST_RANK + 1])
-            else:
-                found[option] = given.number(field, form, default)
+        found = {
+            option: default if given is None else self._option(given, *each, default)
+            for option, (*each, default) in known.fields.items()
+        }
         if "activation" in found:
             if not 0 <= found["activation"] < len(schema.ACTIVATIONS):
                 raise Damaged(f"{name} at {place} has the activation {found['activation']}")
             found["activation"] = schema.ACTIVATIONS[found["activation"]]
         return found
+
+    def _option(self, table: Table, field: int, form: str, default):
+        if form == "s":
+            return printable(table.text(field, limits.MOST_NAME))
+        if form == "[f":
+            return table.array(field, np.float32)
+        if form.startswith("["):
+            return tuple(table.array(field, _LISTED[form])[:_MOST_LISTED].tolist())
+        return table.number(field, form, default)
 
     def _indices(self, table: Table, field: int, count: int, what: str) -> tuple[int, ...]:
         found = table.array(field, np.int32)
@@ -314,41 +238,33 @@ class _Reader:
 
     def _check_order(self, graph: Graph) -> None:
         """Refuse an operator that reads a value before it is made, and a value that is made twice."""
-        known = {i for i, tensor in enumerate(graph.tensors) if tensor.data is not None} | {NONE, *graph.inputs}
+        tensors = graph.tensors
+        known = {i for i, t in enumerate(tensors) if t.data is not None or t.state} | {NONE, *graph.inputs}
         made: set[int] = set()
-        if not graph.inputs or not graph.outputs or NONE in (*graph.inputs, *graph.outputs):
-            raise Damaged("it has no inputs, or no outputs")
+        if NONE in (*graph.inputs, *graph.outputs):
+            raise Damaged("an input or output of it is left out")
         for operator in graph.operators:
             for i in operator.inputs:
                 if i not in known:
-                    raise Damaged(f"{operator.name} at {operator.place} reads {graph.tensors[i].name}, made by nothing")
+                    raise Damaged(f"{operator.name} at {operator.place} reads {tensors[i].name}, made by nothing")
             for o in operator.outputs:
-                if o in made or o in graph.inputs or graph.tensors[o].data is not None:
-                    raise Damaged(f"{graph.tensors[o].name} is written twice")
+                stored = tensors[o].data is not None and tensors[o].data.size
+                if o in made or o in graph.inputs or stored or tensors[o].state:
+                    raise Damaged(f"{tensors[o].name} is written twice")
             made.update(operator.outputs)
             known.update(operator.outputs)
         if odd := [o for o in graph.outputs if o not in known]:
-            raise Damaged(f"the output {graph.tensors[odd[0]].name} is computed by no operator")
+            raise Damaged(f"the output {tensors[odd[0]].name} is computed by no operator")
 
 
-_NUMPY = {
-    *(
-        "float32",
-        "float16",
-        "float64",
-        "int8",
-        "uint8",
-        "int16",
-        "uint16",
-        "int32",
-        "uint32",
-        "int64",
-        "uint64",
-        "bool",
-    ),
-}
-
-
-def _item_bytes(dtype: str) -> int:
-    """Bytes of an element; for types that numpy lacks, the largest size."""
-    return np.dtype(dtype).itemsize if dtype in _NUMPY else 1 if dtype in ("int4", "int2", "uint4") else 16
+def _without_unpacking(tensors: list[Tensor], operators: list[Operator]) -> tuple[Operator, ...]:
+    """The operators but those that unpack a sparse constant: its values already are those of their output."""
+    left = []
+    for operator in operators:
+        given = tensors[operator.inputs[0]] if operator.name == "DENSIFY" and NONE not in operator.inputs[:1] else None
+        if given is None or given.data is None or tensors[operator.outputs[0]].shape != given.shape:
+            left.append(operator)
+        else:
+            out = operator.outputs[0]
+            tensors[out] = replace(given, name=tensors[out].name)
+    return tuple(left)

@@ -12,8 +12,13 @@ from collections.abc import Callable
 import numpy as np
 from tvm import relax
 
+from tvm_mobilenet.frontend import tflite_bodies as bodies
+from tvm_mobilenet.frontend import tflite_complex as complex_numbers
+from tvm_mobilenet.frontend import tflite_detection as detection
 from tvm_mobilenet.frontend import tflite_elementwise as elementwise
 from tvm_mobilenet.frontend import tflite_positions as positions
+from tvm_mobilenet.frontend import tflite_recurrent as recurrent
+from tvm_mobilenet.frontend import tflite_stablehlo as stablehlo
 from tvm_mobilenet.frontend import tflite_views as views
 from tvm_mobilenet.frontend import tflite_windows as windows
 
@@ -42,12 +47,6 @@ CONVERTERS: dict[str, Callable] = {
     "LOGICAL_OR": elementwise.binary(op.logical_or),
     "BITWISE_XOR": elementwise.binary(op.bitwise_xor),
     "RIGHT_SHIFT": elementwise.right_shift,
-    "STABLEHLO_ADD": elementwise.arithmetic(op.add),
-    "STABLEHLO_MULTIPLY": elementwise.arithmetic(op.multiply),
-    "STABLEHLO_MAXIMUM": elementwise.binary(op.maximum),
-    "STABLEHLO_MINIMUM": elementwise.binary(op.minimum),
-    "STABLEHLO_AND": elementwise.bits_of_both,
-    "STABLEHLO_SHIFT_LEFT": elementwise.left_shift,
     "BITCAST": elementwise.bitcast,
     "FAKE_QUANT": elementwise.rounded_to_steps,
     "BUCKETIZE": elementwise.bucketize,
@@ -101,6 +100,9 @@ CONVERTERS: dict[str, Callable] = {
     "UNSORTED_SEGMENT_MAX": positions.segments("max", -np.inf),
     "UNSORTED_SEGMENT_MIN": positions.segments("min", np.inf),
     "EMBEDDING_LOOKUP": positions.rows_of_table,
+    "EMBEDDING_LOOKUP_SPARSE": positions.sums_of_rows,
+    "HASHTABLE_LOOKUP": positions.rows_of_keys,
+    "BROADCAST_ARGS": views.common_shape,
     "ONE_HOT": positions.one_hot,
     "CUMSUM": views.sums_so_far,
     "FILL": views.fill,
@@ -123,20 +125,27 @@ CONVERTERS: dict[str, Callable] = {
     "CAST": elementwise.cast,
     "QUANTIZE": elementwise.as_it_is,
     "DEQUANTIZE": elementwise.as_it_is,
+    **stablehlo.CONVERTERS,
+    **bodies.CONVERTERS,
+    **detection.CONVERTERS,
+    **recurrent.CONVERTERS,
+    **complex_numbers.CONVERTERS,
 }
+_MOVES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "STABLEHLO_RESHAPE", "STABLEHLO_TRANSPOSE")
+CONVERTERS |= {name: complex_numbers.of_parts(CONVERTERS[name]) for name in _MOVES}
 
-_STATE = "it keeps a state from one run to the next; convert a model without one"
+STATE = "it keeps a state from one run to the next; convert a model without one"
+STATEFUL = frozenset(recurrent.CONVERTERS)  # their states begin anew in each run
+COMPLEX = frozenset((*complex_numbers.CONVERTERS, *_MOVES))  # of complex numbers
 _FLOW = "what it runs depends on data; convert the model without control flow, recurrent layers with unroll=True"
 _SHAPE = "the shape of its output depends on data"
 _RANDOM = "it draws random numbers; convert the model in inference mode"
-_RECURRENT = "it is a recurrent layer; convert it with unroll=True, which writes its steps as products"
 _UNKNOWN = {
-    **dict.fromkeys(("IF", "WHILE", "CALL"), _FLOW),
-    **dict.fromkeys(("CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "HASHTABLE"), _STATE),
-    **dict.fromkeys(("WHERE", "UNIQUE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5"), _SHAPE),
+    **dict.fromkeys(("IF", "WHILE", "STABLEHLO_WHILE", "STABLEHLO_CASE"), _FLOW),
+    **dict.fromkeys(("HASHTABLE",), STATE),
+    **dict.fromkeys(("WHERE", "UNIQUE"), _SHAPE),
     **dict.fromkeys(("RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM", "MULTINOMIAL"), _RANDOM),
-    **dict.fromkeys(("LSTM", "RNN", "SVDF"), _RECURRENT),
-    **{f"{ways}DIRECTIONAL_SEQUENCE_{kind}": _RECURRENT for ways in ("UNI", "BI") for kind in ("LSTM", "RNN")},
+    **dict.fromkeys(("LSTM", "RNN", "SVDF"), STATE),
 }
 
 

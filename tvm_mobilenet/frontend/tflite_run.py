@@ -20,11 +20,13 @@ import numpy as np
 from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import tflite_graph
-from tvm_mobilenet.frontend.tflite_graph import NONE, Graph, Tensor
+from tvm_mobilenet.frontend.tflite_graph import NONE, Graph
 from tvm_mobilenet.frontend.tflite_quantized import BYTES
+from tvm_mobilenet.frontend.tflite_tensors import Tensor
 
 KERNELS = "BUILTIN"  # member of LiteRT's OpResolverType
 _VIEWS = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "QUANTIZE", "DEQUANTIZE"}
+_DETECTOR = "CUSTOM_TFLite_Detection_PostProcess"  # it leaves what stood in memory behind the last box
 _AFFINE = {"ADD", "SUB", "MUL", "DIV"}  # with a constant
 _FUNCTIONS = {
     "SOFTMAX": "softmax",
@@ -113,12 +115,17 @@ def run(path: Path, graph: Graph, inputs: list, wanted: set[int], kernels: str =
                 if tuple(x.shape) != graph.tensors[i].shape:
                     made.resize_tensor_input(i, x.shape)
             made.allocate_tensors()
-        found = []
+        found, detectors = [], [o.outputs for o in graph.operators if o.name == _DETECTOR and wanted & {*o.outputs}]
+        wanted = wanted | {i for outputs in detectors for i in outputs}
         for xs in inputs:
             for i, x in zip(graph.inputs, xs, strict=True):
                 made.set_tensor(i, _stored(graph.tensors[i], x))
+            made.reset_all_variables()
             made.invoke()
             found.append({i: made.get_tensor(i) for i in wanted})
+            for *values, number in detectors:
+                for i in values:
+                    found[-1][i][:, int(found[-1][number].reshape(())) :] = 0
         return found
     except (RuntimeError, ValueError) as e:
         text = " ".join(str(e).split())

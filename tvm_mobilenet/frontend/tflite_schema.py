@@ -17,6 +17,9 @@ TYPES = {  # types of tensors, by number, with numpy's names if it has them
 ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
 SAME, VALID = 0, 1  # paddings
 
+DENSE, COMPRESSED = 0, 1  # dimensions of a sparse tensor
+INDEX_DTYPES = {1: "int32", 2: "uint16", 3: "uint8"}  # of the positions of its values
+
 MODEL = {"version": 0, "operator_codes": 1, "subgraphs": 2, "buffers": 4, "signature_defs": 7}
 SIGNATURE_DEF = {"signature_key": 2, "subgraph_index": 4}
 SUBGRAPH = {"tensors": 0, "inputs": 1, "outputs": 2, "operators": 3}
@@ -25,7 +28,15 @@ TENSOR = {
     "shape_signature": 7,
 }  # fmt: skip
 QUANTIZATION = {"scale": 2, "zero_point": 3, "details_type": 4, "quantized_dimension": 6}
-OPERATOR = {"opcode_index": 0, "inputs": 1, "outputs": 2, "builtin_options_type": 3, "builtin_options": 4}
+SPARSITY = {"traversal_order": 0, "block_map": 1, "dim_metadata": 2}
+DIMENSION = {
+    "format": 0, "dense_size": 1, "array_segments_type": 2, "array_segments": 3, "array_indices_type": 4,
+    "array_indices": 5,
+}  # fmt: skip
+OPERATOR = {
+    "opcode_index": 0, "inputs": 1, "outputs": 2, "builtin_options_type": 3, "builtin_options": 4, "custom_options": 5,
+    "builtin_options2_type": 11, "builtin_options2": 12,
+}  # fmt: skip
 OPERATOR_CODE = {"deprecated_builtin_code": 0, "custom_code": 1, "version": 2, "builtin_code": 3}
 BUFFER = {"data": 0, "offset": 1, "size": 2}
 CUSTOM = 32
@@ -38,11 +49,15 @@ class Options:
     Attributes
     ----------
     fields : dict of str to (int, str, number)
-        Number, form (as `struct` has it; ``[i`` a vector of int32, ``[f`` of float32) and default.
+        Number, form (as `struct` has it; ``[i`` a vector of int32, ``[q`` of int64, ``[f`` of float32, ``[?`` of
+        truths; ``s`` a text) and default.
+    second : bool
+        Whether it is of the second union, ``BuiltinOptions2``.
     """
 
     number: int
     fields: dict[str, tuple]
+    second: bool = False
 
 
 _WINDOW = {"padding": (0, "b", 0), "stride_w": (1, "i", 0), "stride_h": (2, "i", 0)}
@@ -104,6 +119,79 @@ OPTIONS = {
     ),
     "BucketizeOptions": Options(115, {"boundaries": (0, "[f", ())}),
     "GeluOptions": Options(116, {"approximate": (0, "?", False)}),
+    "CallOptions": Options(16, {"body": (0, "I", 0)}),
+    "EmbeddingLookupSparseOptions": Options(20, {"combiner": (0, "b", 0)}),
+    "SequenceRNNOptions": Options(31, {"time_major": (0, "?", False), "activation": (1, "b", 0)}),
+    "BidirectionalSequenceLSTMOptions": Options(
+        69,
+        {"activation": (0, "b", 0), "cell_clip": (1, "f", 0.0), "proj_clip": (2, "f", 0.0)}
+        | {"merge_outputs": (3, "?", False), "time_major": (4, "?", True)},
+    ),
+    "BidirectionalSequenceRNNOptions": Options(
+        70, {"time_major": (0, "?", False), "activation": (1, "b", 0), "merge_outputs": (2, "?", False)}
+    ),
+    "UnidirectionalSequenceLSTMOptions": Options(
+        71,
+        {"activation": (0, "b", 0), "cell_clip": (1, "f", 0.0), "proj_clip": (2, "f", 0.0)}
+        | {"time_major": (3, "?", False), "diagonal": (5, "?", False)},
+    ),
+    "CallOnceOptions": Options(103, {"body": (0, "i", 0)}),
+    "VarHandleOptions": Options(111, {"container": (0, "s", ""), "shared_name": (1, "s", "")}),
+    # ---- of the second union
+    "StablehloConcatenateOptions": Options(1, {"dimension": (0, "q", 0)}, True),
+    "StablehloBroadcastInDimOptions": Options(2, {"broadcast_dimensions": (0, "[q", ())}, True),
+    "StablehloSliceOptions": Options(
+        3, {"start_indices": (0, "[q", ()), "limit_indices": (1, "[q", ()), "strides": (2, "[q", ())}, True
+    ),
+    "StablehloConvolutionOptions": Options(
+        4,
+        {"window_strides": (0, "[q", ()), "padding": (1, "[q", ()), "lhs_dilation": (2, "[q", ())}
+        | {"rhs_dilation": (3, "[q", ()), "window_reversal": (4, "[?", ()), "input_batch_dimension": (5, "q", 0)}
+        | {"input_feature_dimension": (6, "q", 0), "input_spatial_dimensions": (7, "[q", ())}
+        | {"kernel_input_feature_dimension": (8, "q", 0), "kernel_output_feature_dimension": (9, "q", 0)}
+        | {"kernel_spatial_dimensions": (10, "[q", ()), "output_batch_dimension": (11, "q", 0)}
+        | {"output_feature_dimension": (12, "q", 0), "output_spatial_dimensions": (13, "[q", ())}
+        | {"feature_group_count": (14, "q", 0), "batch_group_count": (15, "q", 0)},
+        True,
+    ),
+    "StablehloCustomCallOptions": Options(5, {"call_target_name": (0, "s", "")}, True),
+    "StablehloReduceOptions": Options(6, {"dimensions": (0, "[q", ()), "body": (1, "i", 0)}, True),
+    "StablehloScatterOptions": Options(
+        7,
+        {"update_window_dims": (1, "[q", ()), "inserted_window_dims": (2, "[q", ())}
+        | {"scatter_dims_to_operand_dims": (3, "[q", ()), "index_vector_dim": (4, "q", 0), "body": (6, "i", 0)},
+        True,
+    ),
+    "StablehloCompareOptions": Options(8, {"comparison_direction": (0, "I", 0), "compare_type": (1, "I", 0)}, True),
+    "StablehloDynamicSliceOptions": Options(9, {"slice_sizes": (0, "[q", ())}, True),
+    "StablehloPadOptions": Options(
+        10,
+        {"edge_padding_low": (0, "[q", ()), "edge_padding_high": (1, "[q", ()), "interior_padding": (2, "[q", ())},
+        True,
+    ),
+    "StablehloIotaOptions": Options(11, {"iota_dimension": (0, "q", 0)}, True),
+    "StablehloDotGeneralOptions": Options(
+        12,
+        {"lhs_batching_dimensions": (0, "[q", ()), "rhs_batching_dimensions": (1, "[q", ())}
+        | {"lhs_contracting_dimensions": (2, "[q", ()), "rhs_contracting_dimensions": (3, "[q", ())},
+        True,
+    ),
+    "StablehloReduceWindowOptions": Options(
+        13,
+        {"window_dimensions": (0, "[q", ()), "window_strides": (1, "[q", ()), "base_dilations": (2, "[q", ())}
+        | {"window_dilations": (3, "[q", ()), "padding": (4, "[q", ()), "body": (5, "i", 0)},
+        True,
+    ),
+    "StablehloSortOptions": Options(14, {"dimension": (0, "q", 0), "body": (2, "i", 0)}, True),
+    "StablehloGatherOptions": Options(
+        16,
+        {"offset_dims": (0, "[q", ()), "collapsed_slice_dims": (1, "[q", ()), "start_index_map": (2, "[q", ())}
+        | {"index_vector_dim": (3, "q", 0), "slice_sizes": (4, "[q", ())},
+        True,
+    ),
+    "StablehloTransposeOptions": Options(17, {"permutation": (0, "[q", ())}, True),
+    "ReduceWindowOptions": Options(20, {"reduce_function": (0, "i", 0)}, True),
+    "StableHLOCompositeOptions": Options(21, {"name": (0, "s", ""), "body": (1, "i", 0)}, True),
 }
 
 OPERATORS = {  # by number; others are refused by number
@@ -129,15 +217,26 @@ OPERATORS = {  # by number; others are refused by number
     140: "REDUCE_ALL", 141: "CONV_3D_TRANSPOSE", 146: "RANDOM_STANDARD_NORMAL", 147: "BUCKETIZE", 148: "RANDOM_UNIFORM",
     149: "MULTINOMIAL", 151: "DYNAMIC_UPDATE_SLICE", 156: "ATAN2", 142: "VAR_HANDLE",
     143: "READ_VARIABLE", 144: "ASSIGN_VARIABLE", 145: "BROADCAST_ARGS", 150: "GELU", 152: "RELU_0_TO_1",
-    158: "SIGN", 206: "STABLEHLO_COMPOSITE",
+    158: "SIGN",
     10: "HASHTABLE_LOOKUP", 46: "BIDIRECTIONAL_SEQUENCE_RNN", 52: "BIDIRECTIONAL_SEQUENCE_LSTM", 51: "DELEGATE",
     68: "SPARSE_TO_DENSE", 91: "REDUCE_ANY", 112: "REVERSE_SEQUENCE", 113: "MATRIX_DIAG", 115: "MATRIX_SET_DIAG",
     125: "SEGMENT_SUM", 131: "RFFT2D", 133: "IMAG", 134: "REAL", 135: "COMPLEX_ABS", 136: "HASHTABLE",
     137: "HASHTABLE_FIND", 138: "HASHTABLE_IMPORT", 139: "HASHTABLE_SIZE", 153: "UNSORTED_SEGMENT_PROD",
     154: "UNSORTED_SEGMENT_MAX", 155: "UNSORTED_SEGMENT_SUM", 157: "UNSORTED_SEGMENT_MIN", 159: "BITCAST",
     160: "BITWISE_XOR", 161: "RIGHT_SHIFT", 203: "DILATE", 205: "REDUCE_WINDOW",
-    163: "STABLEHLO_ADD", 165: "STABLEHLO_MULTIPLY", 166: "STABLEHLO_MAXIMUM", 176: "STABLEHLO_AND",
-    181: "STABLEHLO_MINIMUM", 207: "STABLEHLO_SHIFT_LEFT",
+    33: "EMBEDDING_LOOKUP_SPARSE",
+    162: "STABLEHLO_LOGISTIC", 163: "STABLEHLO_ADD", 164: "STABLEHLO_DIVIDE", 165: "STABLEHLO_MULTIPLY",
+    166: "STABLEHLO_MAXIMUM", 167: "STABLEHLO_RESHAPE", 168: "STABLEHLO_CLAMP", 169: "STABLEHLO_CONCATENATE",
+    170: "STABLEHLO_BROADCAST_IN_DIM", 171: "STABLEHLO_CONVOLUTION", 172: "STABLEHLO_SLICE",
+    173: "STABLEHLO_CUSTOM_CALL", 174: "STABLEHLO_REDUCE", 175: "STABLEHLO_ABS", 176: "STABLEHLO_AND",
+    177: "STABLEHLO_COSINE", 178: "STABLEHLO_EXPONENTIAL", 179: "STABLEHLO_FLOOR", 180: "STABLEHLO_LOG",
+    181: "STABLEHLO_MINIMUM", 182: "STABLEHLO_NEGATE", 183: "STABLEHLO_OR", 184: "STABLEHLO_POWER",
+    185: "STABLEHLO_REMAINDER", 186: "STABLEHLO_RSQRT", 187: "STABLEHLO_SELECT", 188: "STABLEHLO_SUBTRACT",
+    189: "STABLEHLO_TANH", 190: "STABLEHLO_SCATTER", 191: "STABLEHLO_COMPARE", 192: "STABLEHLO_CONVERT",
+    193: "STABLEHLO_DYNAMIC_SLICE", 194: "STABLEHLO_DYNAMIC_UPDATE_SLICE", 195: "STABLEHLO_PAD", 196: "STABLEHLO_IOTA",
+    197: "STABLEHLO_DOT_GENERAL", 198: "STABLEHLO_REDUCE_WINDOW", 199: "STABLEHLO_SORT", 200: "STABLEHLO_WHILE",
+    201: "STABLEHLO_GATHER", 202: "STABLEHLO_TRANSPOSE", 204: "STABLEHLO_RNG_BIT_GENERATOR",
+    206: "STABLEHLO_COMPOSITE", 207: "STABLEHLO_SHIFT_LEFT", 208: "STABLEHLO_CBRT", 209: "STABLEHLO_CASE",
 }  # fmt: skip
 OPTIONS_OF = {  # options of operators, for those with options that the reader uses
     "ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions", "DIV": "DivOptions",
@@ -157,4 +256,19 @@ OPTIONS_OF = {  # options of operators, for those with options that the reader u
     "DEPTH_TO_SPACE": "DepthToSpaceOptions", "BATCH_MATMUL": "BatchMatMulOptions", "GELU": "GeluOptions",
     "FAKE_QUANT": "FakeQuantOptions", "REVERSE_SEQUENCE": "ReverseSequenceOptions", "BUCKETIZE": "BucketizeOptions",
     "CONV_3D_TRANSPOSE": "Conv3DOptions",
+    "CALL": "CallOptions", "CALL_ONCE": "CallOnceOptions", "VAR_HANDLE": "VarHandleOptions",
+    "EMBEDDING_LOOKUP_SPARSE": "EmbeddingLookupSparseOptions", "UNIDIRECTIONAL_SEQUENCE_RNN": "SequenceRNNOptions",
+    "BIDIRECTIONAL_SEQUENCE_RNN": "BidirectionalSequenceRNNOptions",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTMOptions",
+    "BIDIRECTIONAL_SEQUENCE_LSTM": "BidirectionalSequenceLSTMOptions", "REDUCE_WINDOW": "ReduceWindowOptions",
+    "STABLEHLO_CONCATENATE": "StablehloConcatenateOptions",
+    "STABLEHLO_BROADCAST_IN_DIM": "StablehloBroadcastInDimOptions", "STABLEHLO_SLICE": "StablehloSliceOptions",
+    "STABLEHLO_CONVOLUTION": "StablehloConvolutionOptions", "STABLEHLO_CUSTOM_CALL": "StablehloCustomCallOptions",
+    "STABLEHLO_REDUCE": "StablehloReduceOptions", "STABLEHLO_SCATTER": "StablehloScatterOptions",
+    "STABLEHLO_COMPARE": "StablehloCompareOptions", "STABLEHLO_DYNAMIC_SLICE": "StablehloDynamicSliceOptions",
+    "STABLEHLO_PAD": "StablehloPadOptions", "STABLEHLO_IOTA": "StablehloIotaOptions",
+    "STABLEHLO_DOT_GENERAL": "StablehloDotGeneralOptions",
+    "STABLEHLO_REDUCE_WINDOW": "StablehloReduceWindowOptions", "STABLEHLO_SORT": "StablehloSortOptions",
+    "STABLEHLO_GATHER": "StablehloGatherOptions", "STABLEHLO_TRANSPOSE": "StablehloTransposeOptions",
+    "STABLEHLO_COMPOSITE": "StableHLOCompositeOptions",
 }  # fmt: skip

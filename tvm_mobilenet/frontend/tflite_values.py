@@ -6,6 +6,7 @@ it was made, and permuted for readers of the other order; for the passes, permut
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,10 @@ from tvm import relax
 
 from tvm_mobilenet.frontend.positions import along
 from tvm_mobilenet.frontend.scales import checked
-from tvm_mobilenet.frontend.tflite_graph import Operator, Scales
+from tvm_mobilenet.frontend.tflite_graph import Operator
+from tvm_mobilenet.frontend.tflite_tensors import Scales
 
+INTEGERS = ("int8", "uint8", "int16", "int32", "int64")  # that represent real values
 TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
@@ -31,7 +34,11 @@ class Value:
     known : ndarray or None
         The value of a constant; with scales, its integers.
     scales : Scales or None
-        Of a constant.
+        Of integers.
+    imaginary : relax.Var or None
+        Of a complex value, whose real part is in ``own``.
+    resource : str
+        The name of a variable for which the value stands.
     place : str
     """
 
@@ -39,6 +46,8 @@ class Value:
     nchw: relax.Var | None = None
     known: np.ndarray | None = None
     scales: Scales | None = None
+    imaginary: relax.Var | None = None
+    resource: str = ""
     place: str = ""
 
     @property
@@ -67,7 +76,7 @@ class Value:
     def step(self, where: str) -> tuple[np.ndarray, np.ndarray, int]:
         """Scale, zero point and axis, checked."""
         given = self.scales
-        return checked(where, self.shape, given.scale, given.zero, given.axis, self.dtype)
+        return checked(where, self.shape, given.scale, given.zero, given.axis, self.dtype, INTEGERS)
 
 
 class Call:
@@ -83,15 +92,31 @@ class Call:
         The shape that the file has for its first output.
     dtype : str
         The dtype of that output. Converters leave the one in the options of a CAST unset.
+    run : callable
+        ``run(graph, values)``: the outputs of another graph, whose operators become part of this one.
+    variables : dict of str to Value
+        Values of the variables of the file.
+    bytes : bool
+        Whether it computes in bytes: their scales are kept. Else all values are real ones.
     """
 
-    def __init__(self, bb, operator: Operator, values: list[Value | None], size: tuple[int, ...], dtype: str):
+    def __init__(
+        self,
+        bb: relax.BlockBuilder,
+        operator: Operator,
+        values: list[Value | None],
+        size: tuple[int, ...],
+        dtype: str,
+        run: Callable,
+        variables: dict[str, Value],
+        bytes: bool,
+    ):
         self.bb, self.operator, self.options, self.values = bb, operator, operator.options, values
-        self.size, self.dtype = size, dtype
+        self.size, self.dtype, self.run, self.variables, self.bytes = size, dtype, run, variables, bytes
 
     def known_dtype(self) -> str:
         """The dtype of the first output; a ValueError if layers do not have it."""
-        if self.dtype not in ("float32", "int32", "int64", "bool"):
+        if self.dtype not in ("float32", "int8", "uint8", "int16", "int32", "int64", "bool"):
             raise ValueError(f"numbers in {self.dtype}")
         return self.dtype
 
@@ -149,7 +174,7 @@ class Call:
 
     def _constant(self, value: Value, shape: tuple[int, ...], order) -> relax.Expr:
         """A constant in another shape and order; for integers with one scale, a ``dequantize`` of them."""
-        if value.scales is None or value.known.dtype.itemsize > 1 or value.scales.scale.size > 1:
+        if not self.bytes or value.scales is None or value.known.dtype.itemsize > 1 or value.scales.scale.size > 1:
             moved = np.asarray(value.real.reshape(shape).transpose(list(order)), order="C")
             return relax.const(moved, str(moved.dtype))
         scale, zero, _ = value.step(f"{self.where}: the constant")
@@ -157,12 +182,22 @@ class Call:
         given = relax.const(scale.astype(np.float32)), relax.const(zero.astype(whole.dtype))
         return self.emit(relax.op.dequantize(relax.const(whole, whole.dtype.name), *given))
 
+    def moved(self, i: int, order: tuple[int, ...], shape: tuple[int, ...]) -> relax.Expr:
+        """An operand with its dimensions in another order, and then another shape."""
+        value = self.value(i)
+        if value.known is not None:
+            moved = np.ascontiguousarray(value.real.transpose(order).reshape(shape))
+            return relax.const(moved, str(moved.dtype))
+        x = self.own(i)
+        x = x if list(order) == sorted(order) else self.emit(relax.op.permute_dims(x, list(order)))
+        return x if tuple(shape) == tuple(value.shape[a] for a in order) else self.emit(relax.op.reshape(x, shape))
+
     def weight(self, i: int, order: tuple[int, ...]) -> relax.Expr:
-        """A constant with its dimensions in another order; for integers, a ``dequantize`` of them."""
+        """A weight with its dimensions in another order; for stored integers, a ``dequantize`` of them."""
         value = self.value(i)
         if value.known is None:
-            raise ValueError(f"its weight {value.place} is computed, not stored")
-        if value.scales is None or value.known.dtype == np.float16:
+            return self.emit(relax.op.permute_dims(self.own(i), order))
+        if not self.bytes or value.scales is None or value.known.dtype == np.float16:
             return relax.const(np.ascontiguousarray(value.real.transpose(order)), "float32")
         scale, zero, axis = value.step(f"{self.where}: the weight")
         whole = np.ascontiguousarray(value.known.transpose(order))

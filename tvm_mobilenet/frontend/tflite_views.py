@@ -292,6 +292,18 @@ def broadcast_to(call: Call) -> Value:
     return own(call, op.broadcast_to(call.own(0), call.numbers(1)))
 
 
+def common_shape(call: Call) -> Value:
+    """The shape to which values of two shapes are broadcast, if one of these is computed."""
+    ranks = [call.shape(i)[0] for i in (0, 1)]
+    one = relax.const(1, call.value(0).dtype)
+    sides = [
+        call.emit(op.nn.pad(call.own(i), [max(ranks) - rank, 0], "constant", 1.0)) if rank < max(ranks) else call.own(i)
+        for i, rank in enumerate(ranks)
+    ]
+    alone = call.emit(op.equal(sides[0], one))
+    return own(call, op.where(alone, sides[1], sides[0]))
+
+
 def tile(call: Call) -> Value:
     """Repeat a number of times along each dimension."""
     return own(call, op.tile(call.own(0), call.numbers(1)))

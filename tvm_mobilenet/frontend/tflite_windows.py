@@ -219,7 +219,8 @@ def extreme_index(operator: Callable) -> Callable:
 
     def make(call: Call) -> Value:
         (axis,) = call.numbers(1)
-        return own(call, operator(call.own(0), axis % len(call.shape(0))))
+        made = operator(call.own(0), axis % len(call.shape(0)))
+        return own(call, made if call.dtype == "int64" else op.astype(call.emit(made), "int32"))
 
     return make
 
