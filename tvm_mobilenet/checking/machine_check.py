@@ -242,6 +242,7 @@ def check(
                 [e[j] for e in found_ends],
                 [b[j] for b in said.before],
                 network.options.dtype,
+                said.steps[j] if said.steps else (0.0, 0.0),
             )
             for j, name in enumerate(names)
         ]

@@ -245,6 +245,7 @@ def check_output(
     ends: list[End | None],
     before: list[np.ndarray | None],
     dtype: str = tolerance.FRAMEWORK,
+    steps: tuple[float, float] = (0.0, 0.0),
 ) -> OutputCheck:
     """Compare one output over all inputs.
 
@@ -262,6 +263,8 @@ def check_output(
         The framework's values there, for each of ``expected``.
     dtype : str
         The dtype of the layers.
+    steps : (float, float)
+        The step to which a file rounds the output, and that of the values before: two of them are tolerated.
     """
     limit = output_tolerance(dtype, layers)
     count = len(found)
@@ -277,13 +280,14 @@ def check_output(
     unit = tolerance.unit(values, scale)
     if values.std() > unit:  # biases are far apart, and inputs do not change them
         unit = np.maximum(unit, min(float(values.std()), movement(list(values))))
-    allowed = limit * unit + 4 * tolerance.ROUNDING * np.abs(values)
+    allowed = limit * unit + 4 * tolerance.ROUNDING * np.abs(values) + 2 * steps[z is not None]
     difference = 0.0 if z is None else relative(own, z[:count], allowed)
     if known and ends[0].function != "none":
         axis = ends[0].axis + (ends[0].axis >= 0)
         due = tolerance.carried(ends[0].function, values, allowed, axis, framework=True)
     else:
         due = limit * unit + 4 * tolerance.ROUNDING * np.abs(e)
+    due = due + 2 * steps[0]
     difference = max(difference, relative(f, e, due))
     changes = np.ptp(telling, axis=0)
     rounds = output_tolerance(tolerance.FRAMEWORK, layers) / limit  # the framework's outputs move, in whichever dtype

@@ -44,12 +44,17 @@ class Outputs:
         ``hardswish``; empty for none.
     name : str
         The name of the framework, with its version.
+    steps : tuple of (float, float)
+        For each output and for its value before the last function the step to which the file rounds it, and a network
+        in float32 with it: where these differ by rounding, their results are a step apart. Zero for none; empty if all
+        are zero.
     """
 
     values: list
     before: list
     functions: tuple[str, ...]
     name: str
+    steps: tuple[tuple[float, float], ...] = ()
 
     def telling(self, output: int) -> list[np.ndarray]:
         """One output for each of the inputs, before its last function if it has one."""
@@ -90,7 +95,8 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]], before: bool = Tru
     if model is None and options.file_kind == "tflite":
         from tvm_mobilenet.frontend import tflite_run
 
-        return Outputs(*tflite_run.outputs(Path(options.model), inputs), tflite_run.name())
+        path = Path(options.model)
+        return Outputs(*tflite_run.outputs(path, inputs), tflite_run.name(), tflite_run.steps(path))
     import torch
 
     from tvm_mobilenet.frontend import torch_run, torch_widened

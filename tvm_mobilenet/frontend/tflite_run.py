@@ -21,7 +21,7 @@ from tvm_mobilenet import packages
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.frontend import tflite_graph
 from tvm_mobilenet.frontend.tflite_graph import NONE, Graph
-from tvm_mobilenet.frontend.tflite_quantized import BYTES
+from tvm_mobilenet.frontend.tflite_quantized import BYTES, computes_in_bytes
 from tvm_mobilenet.frontend.tflite_tensors import Tensor
 
 KERNELS = "BUILTIN"  # member of LiteRT's OpResolverType
@@ -73,6 +73,25 @@ def outputs(
         values.append([real[o] for o in graph.outputs])
         before.append([real[i] if function else None for function, i in last])
     return values, before, tuple(function for function, _ in last)
+
+
+def steps(path: Path) -> tuple[tuple[float, float], ...]:
+    """The steps of a file's outputs, and of what stands before their last functions, if no layer computes in bytes."""
+    graph = tflite_graph.read(path)
+    if computes_in_bytes(graph):
+        return ()
+    makers = {o: operator for operator in graph.operators for o in operator.outputs}
+
+    def step(i: int) -> float:
+        while i != NONE and not graph.tensors[i].quantized:
+            operator = makers.get(i)
+            if operator is None or operator.name not in _VIEWS:
+                return 0.0
+            i = operator.inputs[0]
+        return 0.0 if i == NONE else float(graph.tensors[i].scales.scale.max())
+
+    found = tuple((step(o), step(_before_last(graph, o)[1])) for o in graph.outputs)
+    return found if any(map(any, found)) else ()
 
 
 def whole_numbers(
