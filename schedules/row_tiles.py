@@ -165,3 +165,39 @@ def load_balance(layer: Layer, row_tiles: int, column_tiles: int, cpus: int) -> 
         for size, pieces in ((last.out_height, row_tiles), (last.out_width, column_tiles))
     )
     return imbalance([r * c for c in columns for r in rows] * images(layer), cpus)
+
+
+def filters(part: Layer) -> bool:
+    """Whether a part reads a window of rows of the part before it."""
+    return part.declared.windowed and part.declared.streams == "anywhere"
+
+
+def repeated_rows(layer: Layer, row_tiles: int) -> list[int]:
+    """The number of rows of each part that are computed twice, because a window at the side of a row tile reaches into
+    the next.
+    """
+    rows, found = 0, []
+    for part in reversed(layer.parts):
+        found.append((row_tiles - 1) * rows)
+        if filters(part):
+            rows = rows * part.stride[0] + max(0, part.kernel[0] - part.stride[0])
+    return found[::-1]
+
+
+def repeated_mult_adds(layer: Layer, row_tiles: int, column_tiles: int) -> float:
+    """The multiply-adds of rows and columns that are computed twice."""
+    columns, found = zip(*columns_of(layer, column_tiles), strict=True), 0.0
+    for stage, rows, widths in zip(stages(layer), repeated_rows(layer, row_tiles), columns, strict=True):
+        found += stage.part.mult_adds * (rows / stage.out_height + sum(map(len, widths)) / stage.out_width - 1)
+    return found
+
+
+def line_buffer_bytes(layer: Layer) -> float:
+    """The bytes that move in and out of line buffers: each is written once, and read about as often as the window has
+    rows.
+    """
+    return sum(
+        int(np.prod(part.output_shape)) * dtypes.of(part.output_dtype).bytes * (1 + after.kernel[0] / after.stride[0])
+        for part, after in pairwise(layer.parts)
+        if after.declared.windowed
+    )

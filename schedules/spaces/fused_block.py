@@ -57,11 +57,13 @@ def _part(part: Layer, width: int, core) -> dict[str, tuple]:
     return found | pointwise.products(part, core, integer_conv)
 
 
-def width_of_block(part: Layer, width: int, core) -> int:
-    """The default number of positions that a pointwise part takes at a time: as many as fill half an L1."""
-    blocks = blocks_of(width)
+def width_of_block(part: Layer, width: int, core, most: int = 0) -> int:
+    """The default number of positions that a pointwise part takes at a time, of rows of ``width``: a row, or as many as
+    fill half an L1. The candidates are the pieces of rows of ``most``, if that is given.
+    """
+    blocks = blocks_of(most or width)
     half = [b for b in blocks if b * part.channels * part.bytes <= core.l1d.bytes // 2]
-    return max(half, default=blocks[0])
+    return min((b for b in half if b >= width), default=max(half, default=blocks[0]))
 
 
 def tile_widths(width: int) -> list[int]:

@@ -174,6 +174,29 @@ def test_batches_are_cut_no_further_than_four_cores_need(images, tasks):
     assert row_tiles.load_balance(block, rows, columns, RPI4.cores) <= 1.05
 
 
+@pytest.mark.parametrize(
+    "width, channels, target, cut, fits",
+    [
+        (56, 72, "rpi4", (1, 4), True),
+        (56, 16, "rpi4", (4, 1), True),  # its rows fit whole
+        (56, 96, "rpi5", (4, 1), False),  # its traffic hides behind arithmetic
+        (28, 192, "rpi4", (4, 1), False),  # seven columns would be too few
+    ],
+)
+def test_an_untuned_block_streams_within_the_l1_where_that_costs_little(width, channels, target, cut, fits):
+    block = Layer.fused_block(
+        (
+            Layer(kind="pointwise", height=width * width, channels=24, out_channels=channels, activation="relu"),
+            window(width, width, channels, 3, 1, (1, 1, 1, 1), "relu"),
+            Layer(kind="pointwise", height=width * width, channels=channels, out_channels=24),
+        )
+    )
+    core = targets.load(target).core
+    chosen = schedules.space(block, core).default
+    assert (chosen["row_tiles"], chosen["column_tiles"]) == cut
+    assert (row_tiles.scratch_bytes(block, chosen["column_tiles"]) <= core.l1d.bytes) == fits
+
+
 def separable(width: int, channels: int) -> Layer:
     """A stem and two blocks, the second with stride 2, of an image of ``width``."""
     half = width // 2

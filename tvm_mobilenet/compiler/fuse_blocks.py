@@ -40,8 +40,12 @@ from tvm_mobilenet.schedules.defaults import integer_cycles
 from tvm_mobilenet.schedules.row_tiles import (
     added_part,
     columns_of,
+    filters,
     images,
+    line_buffer_bytes,
     load_balance,
+    repeated_mult_adds,
+    repeated_rows,
     stages,
     tasks,
     weight_bytes,
@@ -115,7 +119,7 @@ def with_inner_residual(parts: Sequence[LayerCall]) -> tuple[LayerCall, ...]:
     if last.layer.residual != "before" or last.layer.back or last.inputs[1] not in made:
         return tuple(parts)
     between = parts[made.index(last.inputs[1]) + 1 :]
-    if any(_integer(part.layer) or (_filters(part.layer) and not centred(part.layer)) for part in between):
+    if any(_integer(part.layer) or (filters(part.layer) and not centred(part.layer)) for part in between):
         return tuple(parts)
     inner = last.replace(layer=last.layer.replace(back=len(between)), inputs=last.inputs[:1])
     return *before, inner
@@ -194,26 +198,22 @@ def _fused_block_cycles(parts: list[Layer], out: _Tensor, core) -> float | None:
     row_tiles, column_tiles = cut
     columns = list(zip(*columns_of(layer, column_tiles), strict=True))  # columns of each part, in each column tile
     cycles = _output_cycles(out, core) + _moved_in_block(layer, columns, core)
-    repeated = _repeated_rows(layer, row_tiles)
     uneven = load_balance(layer, row_tiles, column_tiles, core.cpus) - 1
     if _integer(layer):
         compute = images(layer) * sum(
             integer_cycles.in_rows(stage.part, stage.out_height + rows, [len(width) for width in widths], core)
-            for stage, rows, widths in zip(stages(layer), repeated, columns, strict=True)
+            for stage, rows, widths in zip(stages(layer), repeated_rows(layer, row_tiles), columns, strict=True)
         )
         return _together(compute * (1 + uneven), cycles, core)
-    mult_adds = uneven * layer.mult_adds
-    for stage, rows, widths in zip(reversed(stages(layer)), reversed(repeated), reversed(columns), strict=True):
-        mult_adds += rows * stage.part.mult_adds / stage.out_height
-        mult_adds += (sum(map(len, widths)) / stage.out_width - 1) * stage.part.mult_adds
+    mult_adds = uneven * layer.mult_adds + repeated_mult_adds(layer, row_tiles, column_tiles)
     return cycles + mult_adds / core.macs_per_cycle(layer.dtype)
 
 
 def _moved_in_block(layer: Layer, columns, core) -> float:
     """Cycles to move cache lines between the parts of a fused block."""
     first, line, l2 = layer.parts[0], core.l1d.line, memory.lines(core).l2
-    cycles = 0.0
-    if _integer(layer) and _filters(first):
+    cycles = line_buffer_bytes(layer) / line * l2
+    if _integer(layer) and filters(first):
         # The rows under the window are read again from the L2, if the L1 cannot hold them beside the later parts' data.
         under = first.kernel[0] * max(len(window(first, width)) for width in columns[0]) * first.channels * first.bytes
         again = max(0.0, first.kernel[0] / first.stride[0] - 1) if under > core.l1d.bytes // 2 else 0.0
@@ -225,30 +225,11 @@ def _moved_in_block(layer: Layer, columns, core) -> float:
             cycles += weight_bytes([part]) / line * images(layer) * stage.out_height * blocks * l2
         if i == added_part(layer) and after is not None:
             cycles += _output_bytes(part) / line * l2
-        if after is not None and after.declared.windowed:
-            cycles += _output_bytes(part) / line * (1 + after.kernel[0] / after.stride[0]) * l2
     return cycles
 
 
 def _integer(layer: Layer) -> bool:
     return dtypes.of(layer.dtype).integer
-
-
-def _repeated_rows(layer: Layer, row_tiles: int) -> list[int]:
-    """The number of rows of each part that are computed twice, because a window at the side of a row tile reaches into
-    the next.
-    """
-    rows, found = 0, []
-    for part in reversed(layer.parts):
-        found.append((row_tiles - 1) * rows)
-        if _filters(part):
-            rows = rows * part.stride[0] + max(0, part.kernel[0] - part.stride[0])
-    return found[::-1]
-
-
-def _filters(part: Layer) -> bool:
-    """Whether a part reads a window of rows of the part before it."""
-    return part.declared.windowed and part.declared.streams == "anywhere"
 
 
 def _follows(last: LayerCall, call: LayerCall, first: bool) -> bool:
