@@ -50,6 +50,10 @@ itself defines by others, such as `CenterCropPad` and `RotaryEmbedding`, are wri
 that came after opset 23 are refused by name, and so are complex numbers. A PyTorch program in float64 is computed in
 float32, as a note says.
 
+A PyTorch model may have every operator that TVM's importer takes, apart from control flow, shapes that depend on data,
+and random numbers: `tests/support/torch_calls.py` calls each, and a test names those that are missing there. Sparse
+tensors are computed as dense ones.
+
 An output may be a constant, such as anchors. Values that are read or written at positions (`GatherND`,
 `ScatterElements`, PyTorch's `index_put`) stay inside of the data: a position outside of it is moved to the nearest one.
 

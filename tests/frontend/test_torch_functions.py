@@ -5,7 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils import _pytree as pytree
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
+from tests.support import torch_calls
 from tests.support.layer_runner import run_in_torch
 from tvm_mobilenet import build, frontend, passes, targets, verify
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -57,7 +60,8 @@ REFUSED = {
     r"aten.fft_rfft2.default at \w+ is not supported: it computes with complex": lambda x: torch.fft.rfft2(x).abs(),
     r"what aten._linalg_check_errors.default does": lambda x: torch.inverse(x[0, :, :3, :3]),
     r"aten.as_strided.default at \w+ is not supported: its data is a view": lambda x: x.mT.as_strided((2, 2), (1, 2)),
-    r"histc.default at .*its range is that of the data": lambda x: torch.histc(x, 5),
+    r"exponential.default at exponential, .*it draws random numbers": lambda x: torch.ops.aten.exponential(x.abs()),
+    r"nanmedian.default at nanmedian, .*: no layer computes it": torch.nanmedian,
 }
 
 
@@ -84,6 +88,102 @@ def test_functions_compute_what_pytorch_does(names):
 def test_what_has_no_layer_is_refused_by_name(words):
     with pytest.raises(TvmMobilenetError, match=words):
         passes.run(frontend.from_torch(Forms([REFUSED[words]]).eval(), X))
+
+
+def test_every_operator_that_tvm_imports_is_called_or_excused():
+    """An operator that a later TVM imports, or that is forgotten here, shows up by its name."""
+    due, called = set(ExportedProgramImporter().convert_map), set(torch_calls.calls())
+    assert due == called | set(torch_calls.EXCUSED)
+    assert not called & set(torch_calls.EXCUSED)
+    missing = {name for name, why in torch_calls.EXCUSED.items() if why == torch_calls.NOT_THERE}
+    assert all(torch_calls.operator(name) is None for name in missing)
+
+
+class Calls(nn.Module):
+    def __init__(self, names):
+        super().__init__()
+        self.calls = {name: torch_calls.form(name) for name in names}
+
+    def forward(self, x):
+        return {name: call(x * 1.5) for name, call in self.calls.items()}
+
+
+NAMES = [*sorted(torch_calls.calls()), *torch_calls.FORMS]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("part", range(8))
+def test_operators_that_tvm_imports_or_lacks_compute_what_pytorch_does(part):
+    model = Calls(NAMES[part::8]).eval()
+    graph = passes.run(frontend.from_torch(model, X))
+    due = [(f"{name} {i}", y) for name, ys in model(X).items() for i, y in enumerate(pytree.tree_leaves(ys))]
+    for (name, y), port, found in zip(due, graph.signature.outputs, run_in_torch(graph, X.numpy()), strict=True):
+        assert (tuple(y.shape), str(y.dtype)) == (port.shape, f"torch.{port.dtype}"), name
+        exact = {} if y.is_floating_point() else {"rtol": 0, "atol": 0}
+        np.testing.assert_allclose(found, y.detach().numpy(), **({"rtol": 1e-4, "atol": 1e-5} | exact), err_msg=name)
+
+
+class Sparse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.linspace(-1, 1, 24).reshape(4, 6).relu().to_sparse())
+
+    def forward(self, x):
+        x = x[0, 0]
+        return (
+            torch.sparse.mm(self.mask, x),
+            torch.sparse.addmm(x[:4], self.mask, x, beta=0.5),
+            x.relu().to_sparse().to_dense(),
+        )
+
+
+def test_sparse_tensors_are_computed_as_dense_ones():
+    found = run_in_torch(passes.run(frontend.from_torch(Sparse(), X)), X.numpy())
+    for y, due in zip(found, Sparse()(X), strict=True):
+        np.testing.assert_allclose(y, due.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@torch.library.custom_op("torchvision::roi_align", mutates_args=())
+def roi_align(
+    x: torch.Tensor, rois: torch.Tensor, scale: float, height: int, width: int, samples: int, aligned: bool
+) -> torch.Tensor:
+    """The mean of ``samples`` by ``samples`` values between pixels in each part of a region, as torchvision has it."""
+    found = []
+    for image, *box in rois.tolist():
+        left, top, right, bottom = (side * scale - 0.5 * aligned for side in box)
+        rows, columns = (
+            (torch.arange(count * samples) + 0.5) * (size if aligned else max(size, 1)) / (count * samples) + start
+            for start, size, count in ((top, bottom - top, height), (left, right - left, width))
+        )
+        shape = torch.tensor([x.shape[3], x.shape[2]])
+        grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
+        grid = (grid.clamp(torch.zeros(2), shape - 1) * 2 + 1) / shape - 1
+        values = F.grid_sample(x[int(image)][None], grid[None], align_corners=False)
+        found.append(F.avg_pool2d(values, samples)[0])
+    return torch.stack(found)
+
+
+@roi_align.register_fake
+def _(x, rois, scale, height, width, samples, aligned):
+    return x.new_empty(rois.shape[0], x.shape[1], height, width)
+
+
+class Regions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("boxes", torch.tensor([[0, 0.5, 1.0, 4.5, 5.0], [0, 2.0, 1.5, 2.4, 4.0]]))
+
+    def forward(self, x):
+        boxes = self.boxes + x.mean() / 99
+        return [torch.ops.torchvision.roi_align(x, boxes, s, 2, 3, 2, a) for s in (1.0, 0.5) for a in (True, False)]
+
+
+@pytest.mark.full
+def test_regions_are_those_of_torchvision():
+    """TVM's importer moves them by half a pixel before it scales them."""
+    found = run_in_torch(passes.run(frontend.from_torch(Regions(), X)), X.numpy())
+    for y, due in zip(found, Regions()(X), strict=True):
+        np.testing.assert_allclose(y, due.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def double() -> nn.Module:

@@ -1,8 +1,9 @@
 """A program of `torch.export` as plain data, converted back to a graph for TVM's importer.
 
 The data may come from a process that read a hostile file. So each field is checked, names must be identifiers,
-operators are looked up by name and never called, and values are shapes without memory. An operator whose name is not
-found becomes an unknown operator, which the passes report.
+operators are looked up by name, and values are shapes without memory. No operator is called but those that make numbers
+in order (`torch_functions`), and these only if they make as many as is stated. An operator whose name is not found
+becomes an unknown operator, which the passes report.
 """
 
 from __future__ import annotations

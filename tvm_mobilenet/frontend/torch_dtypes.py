@@ -61,6 +61,64 @@ def _wanted_of_truths(node: torch.fx.Node) -> str:
     return "" if dtype == "bool" else dtype
 
 
+@contextmanager
+def as_rows(importer, node: torch.fx.Node) -> Iterator[list[torch.fx.Node]]:
+    """While an operator is converted: its operands without dimensions as rows of one number, which PyTorch takes for
+    the same; empty if there are none.
+    """
+    given = {source: importer.env.get(source) for source in node.all_input_nodes}
+    single = {s: v for s, v in given.items() if isinstance(v, relax.Expr) and getattr(v.ty, "ndim", None) == 0}
+    try:
+        for source, value in single.items():
+            importer.env[source] = importer.block_builder.emit(relax.op.reshape(value, (1,)))
+        yield list(single)
+    finally:
+        importer.env.update(single)
+
+
+def in_shape(importer, node: torch.fx.Node, made):
+    """Results in the shapes that PyTorch states."""
+    due = node.meta["val"]
+    if isinstance(made, tuple):
+        return tuple(_in(importer, one, value) for one, value in zip(made, due, strict=False))
+    return _in(importer, made, due)
+
+
+def _in(importer, made: relax.Expr, due: torch.Tensor) -> relax.Expr:
+    return importer.block_builder.emit(relax.op.reshape(made, [int(d) for d in due.shape]))
+
+
+class OtherResult(ValueError):
+    """A converter makes another shape or kind of number than PyTorch."""
+
+
+def as_stated(importer, node: torch.fx.Node, made):
+    """What a converter makes of an operator, with the results, the shape and the dtype that PyTorch states."""
+    due = node.meta.get("val")
+    if isinstance(made, relax.Call):
+        made = importer.block_builder.emit(made)
+    if not isinstance(made, relax.Expr) or not isinstance(made.ty, relax.TensorType):
+        return made
+    if isinstance(due, list):
+        return (made,)  # the others must not read the first one
+    if not isinstance(due, torch.Tensor) or made.ty.shape is None:
+        return made
+    shape, stated = [int(d) for d in made.ty.shape], [int(d) for d in due.shape]
+    if shape != stated:
+        raise OtherResult(f"TVM's importer makes {shape} of it, PyTorch {stated}")
+    held, dtype = str(made.ty.dtype), dtype_of(due)
+    if held == dtype or any(not _is_stated(importer, source) for source in node.all_input_nodes):
+        return made  # a quantized model is imported in float32
+    if held.startswith("float") != dtype.startswith("float"):
+        raise OtherResult(f"TVM's importer computes it in {held}, PyTorch in {dtype}")
+    return cast(importer, made, dtype)
+
+
+def _is_stated(importer, node: torch.fx.Node) -> bool:
+    held, due = importer.env.get(node), node.meta.get("val")
+    return not isinstance(held, relax.Expr) or str(getattr(held.ty, "dtype", "")) == dtype_of(due)
+
+
 def dtype_of(value) -> str:
     """The name of a tensor's dtype; empty for other values."""
     return str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else ""

@@ -168,7 +168,13 @@ def described(program: torch.export.ExportedProgram) -> tuple[dict, dict[str, to
         with warnings.catch_warnings(), without_stack_traces():
             warnings.simplefilter("ignore")
             # for a batch norm that is not decomposed, TVM reads the epsilon from the wrong argument
-            program = program.run_decompositions(_decompositions())
+            try:
+                program = program.run_decompositions(_decompositions())
+            except Exception as e:  # its rules may ask for values
+                raise TvmMobilenetError(
+                    f"torch.export cannot decompose the program's operators: {str(e).splitlines()[0]}",
+                    "leave out the operator that reads a value, or export the model to ONNX",
+                ) from e
         _check_values(program)
         outputs, nodes = _outputs(program), _nodes(program)
     names = _output_names(program)

@@ -6,11 +6,11 @@ Each takes the importer, TVM's own converter of the operator if there is one, an
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 import torch
-from tvm import relax
+from tvm import relax, te, tirx
 
 from tvm_mobilenet.files import limits
 from tvm_mobilenet.frontend import positions
@@ -22,9 +22,9 @@ op = relax.op
 
 def _is_negative(emit, x: relax.Expr) -> relax.Expr:
     """Whether a value has a sign, as -0.0 has."""
-    below = emit(op.less(x, relax.const(0, x.ty.dtype)))
     if not str(x.ty.dtype).startswith("float"):
-        return below
+        return emit(op.less(emit(op.astype(x, "int64")), relax.const(0, "int64")))
+    below = emit(op.less(x, relax.const(0, x.ty.dtype)))
     inverse = emit(op.divide(relax.const(1.0, x.ty.dtype), x))
     return emit(op.logical_or(below, emit(op.less(inverse, relax.const(0.0, x.ty.dtype)))))
 
@@ -43,6 +43,8 @@ def _with_sign(importer, own, node: torch.fx.Node) -> relax.Var:
 def _of_numbers(operator, importer, own, node: torch.fx.Node) -> relax.Var:
     """``fmax`` and ``fmin``: of a number and NaN the number."""
     (a, b), emit = operands(importer, node), importer.block_builder.emit
+    if not dtype_of(node.meta["val"]).startswith("float"):
+        return emit(operator(a, b))
     both = emit(op.where(emit(op.isnan(b)), a, emit(operator(a, b))))
     return emit(op.where(emit(op.isnan(a)), b, both))
 
@@ -50,19 +52,6 @@ def _of_numbers(operator, importer, own, node: torch.fx.Node) -> relax.Var:
 def _times_power_of_two(importer, own, node: torch.fx.Node) -> relax.Var:
     (a, b), emit = operands(importer, node), importer.block_builder.emit
     return emit(op.multiply(a, emit(op.power(relax.const(2.0, a.ty.dtype), b))))
-
-
-def _plus_product(total: bool, importer, own, node: torch.fx.Node) -> relax.Var:
-    """``beta * x + alpha * (a @ b)``, of all of a batch if it is a ``total``."""
-    emit = importer.block_builder.emit
-    x, a, b = (importer.env[one] for one in node.args[:3])
-    made = emit(op.matmul(a, b))
-    made = emit(op.sum(made, [0])) if total else made
-    beta, alpha = (node.kwargs.get(name, 1) for name in ("beta", "alpha"))
-    made = made if alpha == 1 else emit(op.multiply(made, relax.const(alpha, made.ty.dtype)))
-    if beta == 0:  # x may be no number then
-        return made
-    return emit(op.add(x if beta == 1 else emit(op.multiply(x, relax.const(beta, x.ty.dtype))), made))
 
 
 def _places_of_order(importer, own, node: torch.fx.Node) -> relax.Var:
@@ -86,15 +75,16 @@ def _histogram(importer, own, node: torch.fx.Node) -> relax.Var:
     bins, low, high = (*node.args[1:], *(100, 0, 0)[len(node.args) - 1 :])
     x = emit(op.reshape(x, [math.prod(sizes_of(x))]))
     dtype = str(x.ty.dtype)
-    if low == high == 0:
-        raise ValueError("its range is that of the data; export it with min and max")
     limits.check_tensor(bins * sizes_of(x)[0], 1, "the comparisons of histc")
-    inside = emit(
-        op.logical_and(
-            emit(op.greater_equal(x, relax.const(low, dtype))), emit(op.less_equal(x, relax.const(high, dtype)))
-        )
-    )
-    share = emit(op.multiply(emit(op.subtract(x, relax.const(low, dtype))), relax.const(bins / (high - low), dtype)))
+    if low == high:  # a range without a width
+        low, high = emit(op.min(x)), emit(op.max(x))
+        alone = emit(op.astype(emit(op.equal(low, high)), dtype))  # a range of its own, around the only value
+        low, high = emit(op.subtract(low, alone)), emit(op.add(high, alone))
+    else:
+        low, high = relax.const(low, dtype), relax.const(high, dtype)
+    inside = emit(op.logical_and(emit(op.greater_equal(x, low)), emit(op.less_equal(x, high))))
+    width = emit(op.divide(emit(op.subtract(high, low)), relax.const(bins, dtype)))
+    share = emit(op.divide(emit(op.subtract(x, low)), width))
     part = emit(op.minimum(emit(op.floor(share)), relax.const(bins - 1, dtype)))
     part = emit(op.where(inside, part, relax.const(-1, dtype)))
     hit = emit(op.equal(part, relax.const(np.arange(bins).reshape(-1, 1).astype(dtype))))
@@ -106,6 +96,7 @@ def _most_frequent(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax
     emit, x = importer.block_builder.emit, importer.env[node.args[0]]
     axis, keep = (*node.args[1:], *(-1, False)[len(node.args) - 1 :])
     shape, dtype = sizes_of(x), str(x.ty.dtype)
+    x = cast(importer, x, "uint8") if dtype == "bool" else x
     axis %= len(shape)
     order = [a for a in range(len(shape)) if a != axis] + [axis]
     row = emit(op.permute_dims(x, order))
@@ -113,12 +104,12 @@ def _most_frequent(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax
     same = emit(op.equal(emit(op.expand_dims(row, -1)), emit(op.expand_dims(row, -2))))
     count = emit(op.sum(emit(op.astype(same, "int32")), [-1]))
     often = emit(op.equal(count, emit(op.max(count, [-1], keepdims=True))))
-    largest = np.inf if dtype.startswith("float") else np.iinfo(dtype).max
-    value = emit(op.min(emit(op.where(often, row, relax.const(largest, dtype))), [-1], keepdims=True))
+    largest = emit(op.max(row, [-1], keepdims=True))
+    value = emit(op.min(emit(op.where(often, row, largest)), [-1], keepdims=True))
     places = relax.const(np.arange(shape[axis]), "int64")
     place = emit(op.max(emit(op.where(emit(op.equal(row, value)), places, relax.const(-1, "int64"))), [-1], True))
     kept = [1 if a == axis else d for a, d in enumerate(shape)] if keep else [shape[a] for a in order[:-1]]
-    return tuple(emit(op.reshape(one, kept)) for one in (value, place))
+    return tuple(emit(op.reshape(one, kept)) for one in (cast(importer, value, dtype), place))
 
 
 def _masked_in_order(importer, own, node: torch.fx.Node) -> relax.Var:
@@ -211,18 +202,118 @@ def _sample_of_volume(importer, own, node: torch.fx.Node) -> relax.Var:
     return importer.block_builder.emit(made)
 
 
+def _regions(importer, own, node: torch.fx.Node) -> relax.Var:
+    """torchvision's ``roi_align``. TVM's importer moves regions by half a pixel before it scales them."""
+    emit, (x, regions) = importer.block_builder.emit, (importer.env[one] for one in node.args[:2])
+    scale, height, width, samples, aligned = node.args[2:7]
+    dtype, batch = str(regions.ty.dtype), sizes_of(x)[0]
+    image = emit(op.strided_slice(regions, [1], [0], [1]))
+    image = emit(op.clip(image, 0, batch - 1))  # none outside of the data is read
+    boxes = emit(op.strided_slice(regions, [1], [1], [5]))
+    if aligned:
+        boxes = emit(op.subtract(boxes, relax.const(0.5 / scale, dtype)))
+    given = emit(op.concat([image, boxes], 1))
+    made = op.vision.roi_align(x, given, (height, width), scale, samples, aligned, layout="NCHW", mode="avg")
+    return emit(made)
+
+
+def _of_floats(operator, importer, own, node: torch.fx.Node) -> relax.Var:
+    """A test of floats, of integers and truth values too."""
+    x = importer.env[node.args[0]]
+    x = x if str(x.ty.dtype).startswith("float") else cast(importer, x, "float32")
+    return importer.block_builder.emit(operator(x))
+
+
+def _sign(importer, own, node: torch.fx.Node) -> relax.Expr:
+    x = importer.env[node.args[0]]
+    return x if str(x.ty.dtype) == "bool" else own(node)
+
+
+def _angle(importer, own, node: torch.fx.Node) -> relax.Var:
+    """The angle of a real number: pi if it is negative."""
+    dtype, emit = dtype_of(node.meta["val"]), importer.block_builder.emit
+    x = cast(importer, importer.env[node.args[0]], dtype)
+    zero = emit(op.where(emit(op.isnan(x)), x, relax.const(0, dtype)))
+    return emit(op.where(emit(op.less(x, relax.const(0, dtype))), relax.const(math.pi, dtype), zero))
+
+
+def _trilinear(importer, own, node: torch.fx.Node) -> relax.Var:
+    """The sum of products of three tensors along axes, as in ``torch.nn.Bilinear``."""
+    emit, *given = importer.block_builder.emit, *node.args[:3]
+    parts = [importer.env[one] for one in given]
+    for i, axes in enumerate(node.args[3:6]):
+        for axis in sorted(axes):
+            parts[i] = emit(op.expand_dims(parts[i], axis))
+    sizes = np.broadcast_shapes(*map(sizes_of, parts))
+    limits.check_tensor(math.prod(sizes), 4, "the products of a bilinear layer")
+    made = emit(op.multiply(emit(op.multiply(parts[0], parts[1])), parts[2]))
+    return emit(op.sum(made, node.args[6]))
+
+
+def _bits(importer, own, node: torch.fx.Node) -> relax.Expr:
+    """``view(dtype)``: the same bytes as numbers of another dtype, more or fewer of them in a row."""
+    x, dtype = importer.env[node.args[0]], dtype_of(node.meta["val"])
+    given, shape = str(x.ty.dtype), [int(d) for d in node.meta["val"].shape]
+    before, after = (getattr(torch, one).itemsize for one in (given, dtype))
+    held, made = f"uint{8 * before}", f"uint{8 * after}"
+
+    def read(value, own: str, other: str):
+        return value.astype(other) if "bool" in (own, other) else tirx.reinterpret(other, value)  # of one bit in LLVM
+
+    def nest(data: te.Tensor) -> te.Tensor:
+        def value(*at):
+            *row, last = at
+            if after == before:
+                return read(data(*at), given, dtype)
+            if after > before:
+                count = after // before
+                parts = [read(data(*row, last * count + i), given, held).astype(made) for i in range(count)]
+                return read(
+                    reduce(lambda a, b: a | b, (p << (8 * before * i) for i, p in enumerate(parts))), made, dtype
+                )
+            count = before // after
+            whole = read(data(*row, last // count), given, held)
+            return read((whole >> (last % count * 8 * after).astype(held)).astype(made), made, dtype)
+
+        return te.compute(shape, value, "bits")
+
+    return x if given == dtype else importer.block_builder.emit_te(nest, x, primfunc_name_hint="bits")
+
+
+def _created(importer, own, node: torch.fx.Node) -> relax.Expr:
+    """A tensor of numbers in order, computed by PyTorch; TVM's importer knows fewer arguments."""
+    due = node.meta["val"]
+    given = {key: value for key, value in node.kwargs.items() if key in ("start", "end", "step", "base", "row", "col")}
+    like = node.target(*node.args, **given, dtype=due.dtype, device="meta")
+    if like.shape != due.shape:
+        raise ValueError(f"it makes {tuple(like.shape)} values, not {tuple(due.shape)}")
+    made = node.target(*node.args, **given, dtype=due.dtype, device="cpu").numpy()
+    return importer.block_builder.emit(relax.const(made, dtype_of(due)))
+
+
 def _shifted(operator, importer, own, node: torch.fx.Node) -> relax.Var:
     return importer.block_builder.emit(operator(*operands(importer, node)))
 
 
 CONVERTERS = {
+    "view.dtype": _bits,
+    **dict.fromkeys(
+        (
+            *("arange.default", "arange.start", "arange.start_step", "linspace.default", "logspace.default"),
+            *("tril_indices.default", "triu_indices.default"),
+        ),
+        _created,
+    ),
     "signbit.default": _sign_bit,
+    **{f"{name}.default": partial(_of_floats, getattr(op, name)) for name in ("isnan", "isinf", "isfinite")},
+    **dict.fromkeys(("sign.default", "sgn.default"), _sign),
+    "angle.default": _angle,
+    "roi_align.default": _regions,
+    "_trilinear.default": _trilinear,
     **dict.fromkeys(("copysign.Tensor", "copysign.Scalar"), _with_sign),
     "fmax.default": partial(_of_numbers, op.maximum),
     "fmin.default": partial(_of_numbers, op.minimum),
     "ldexp.Tensor": _times_power_of_two,
-    "addbmm.default": partial(_plus_product, True),
-    "addmv.default": partial(_plus_product, False),
     **dict.fromkeys(("searchsorted.Tensor", "searchsorted.Scalar"), _places_of_order),
     "histc.default": _histogram,
     "mode.default": _most_frequent,

@@ -1,7 +1,8 @@
 """Converters for PyTorch operators that TVM's importer lacks, or converts differently.
 
 Each takes the importer, TVM's own converter of the operator if there is one, and the node. Those that sort or index
-are in `torch_positions`, those that resize in `torch_resizes`, single functions in `torch_functions`.
+are in `torch_positions`, those that resize in `torch_resizes`, products and norms in `torch_products`, single
+functions in `torch_functions` and `torch_special`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import numpy as np
 import torch
 from tvm import relax
 
-from tvm_mobilenet.frontend import nests, torch_functions, torch_positions, torch_resizes
+from tvm_mobilenet.frontend import (
+    nests,
+    torch_functions,
+    torch_positions,
+    torch_products,
+    torch_resizes,
+    torch_special,
+)
 from tvm_mobilenet.frontend.torch_dtypes import WHOLE, cast, dtype_of, operands
 
 
@@ -25,8 +32,14 @@ def converters(importer) -> dict:
     importer : ExportedProgramImporter
     """
     own = importer.convert_map
-    every = {**_CONVERTERS, **torch_functions.CONVERTERS, **torch_positions.CONVERTERS, **torch_resizes.CONVERTERS}
+    parts = (torch_functions, torch_positions, torch_products, torch_resizes, torch_special)
+    every = {**_CONVERTERS, **{name: convert for part in parts for name, convert in part.CONVERTERS.items()}}
     return {name: partial(convert, importer, own.get(name)) for name, convert in every.items()}
+
+
+def random(importer):
+    """The converter of every operator that draws random numbers: a reason why there is none."""
+    return partial(_random, importer, None)
 
 
 def _division(importer, own, node: torch.fx.Node) -> relax.Var:
@@ -103,9 +116,57 @@ def _clamp(importer, own, node: torch.fx.Node) -> relax.Var:
     """
     ends = (*node.args[1:], *(node.kwargs.get(name) for name in ("min", "max")[len(node.args) - 1 :]))
     low, high = ends
+    if importer.env[node.args[0]].ty.dtype == "bool":
+        return _clamp_by_tensors(importer, own, node)
     if not all(isinstance(end, int | float) for end in ends) or low <= high:
         return own(node)
     return importer.block_builder.emit(relax.op.clip(importer.env[node.args[0]], high, high))
+
+
+def _clamp_by_tensors(importer, own, node: torch.fx.Node) -> relax.Var:
+    """Values in a range whose ends are tensors; one of them may be missing."""
+    dtype, emit = dtype_of(node.meta["val"]), importer.block_builder.emit
+    x, *ends = (importer.env.get(one, one) for one in (*node.args, None)[:3])
+    ends = [node.kwargs.get(name) if end is None else end for end, name in zip(ends, ("min", "max"), strict=True)]
+    x = cast(importer, x, dtype)
+    for operator, end in zip((relax.op.maximum, relax.op.minimum), ends, strict=True):
+        if end is not None:
+            end = importer.env.get(end, end)
+            x = emit(
+                operator(x, cast(importer, end, dtype) if isinstance(end, relax.Expr) else relax.const(end, dtype))
+            )
+    return x
+
+
+def _negated(importer, own, node: torch.fx.Node) -> relax.Var:
+    """A negation, of bytes modulo 256."""
+    x = importer.env[node.args[0]]
+    if str(x.ty.dtype) != "uint8":
+        return own(node)
+    return importer.block_builder.emit(relax.op.subtract(relax.const(0, "uint8"), x))
+
+
+def _pieces(importer, own, node: torch.fx.Node):
+    """A split. TVM's importer takes one into a single piece for a tensor."""
+    return (importer.env[node.args[0]],) if len(node.meta["val"]) == 1 else own(node)
+
+
+def _of_range(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``hardtanh``, of integers too."""
+    dtype, (low, high) = dtype_of(node.meta["val"]), (*node.args[1:], *(-1, 1)[len(node.args) - 1 :])
+    if dtype.startswith("float"):
+        return own(node)
+    x = cast(importer, importer.env[node.args[0]], dtype)
+    x = importer.block_builder.emit(relax.op.maximum(x, relax.const(int(low), dtype)))
+    return importer.block_builder.emit(relax.op.minimum(x, relax.const(int(high), dtype)))
+
+
+def _item(importer, own, node: torch.fx.Node) -> relax.Var:
+    """One of several results. TVM's importer takes a single one for each of them."""
+    made, place = importer.env[node.args[0]], node.args[1]
+    if isinstance(made, tuple) and place >= len(made):
+        raise ValueError(f"result {place} of {node.args[0].target.__name__} is not computed; leave it out of the model")
+    return own(node)
 
 
 def _compared(operator, importer, own, node: torch.fx.Node) -> relax.Var:
@@ -135,22 +196,6 @@ def _sample(importer, own, node: torch.fx.Node) -> relax.Var:
     return importer.block_builder.emit(made)
 
 
-def _group_norm(importer, own, node: torch.fx.Node) -> relax.Var:
-    """TVM's importer needs a weight and a bias."""
-    data, weight, bias, *_ = node.args
-    if weight is not None and bias is not None:
-        return own(node)
-    x, groups, epsilon = importer.env[data], node.args[6], node.args[7]
-    dtype, channels = str(x.ty.dtype), int(x.ty.shape[1])
-    gamma, beta = (
-        relax.const(np.full(channels, value), dtype) if given is None else importer.env[given]
-        for given, value in ((weight, 1.0), (bias, 0.0))
-    )
-    axes = list(range(2, len(x.ty.shape)))
-    made = relax.op.nn.group_norm(x, gamma, beta, groups, channel_axis=1, axes=axes, epsilon=epsilon)
-    return importer.block_builder.emit(made)
-
-
 def _random_leaky(importer, own, node: torch.fx.Node) -> tuple[relax.Var]:
     """``rrelu``, which takes the mean of its two slopes at inference."""
     data, _, lower, upper, training = (*node.args, *(0.125, 1 / 3, False)[len(node.args) - 2 :])[:5]
@@ -164,19 +209,35 @@ def _random(importer, own, node: torch.fx.Node) -> relax.Var:
 
 
 def _any(importer, own, node: torch.fx.Node) -> relax.Var:
-    return importer.block_builder.emit(relax.op.max(cast(importer, importer.env[node.args[0]], "bool")))
+    data, axes, keep = (*node.args, *(None, False)[len(node.args) - 1 :])[:3]
+    x = cast(importer, importer.env[data], "bool")
+    return importer.block_builder.emit(relax.op.max(x, axes if axes or axes == 0 else None, keep))
+
+
+def _place_of_all(operator, importer, own, node: torch.fx.Node) -> relax.Var:
+    """The place of an extreme, of a single number too."""
+    x = importer.env[node.args[0]]
+    if x.ty.shape:
+        return own(node)
+    return importer.block_builder.emit(operator(importer.block_builder.emit(relax.op.reshape(x, (1,))), 0))
 
 
 def _branches(importer, own, node: torch.fx.Node) -> relax.Var:
     raise ValueError("what it runs depends on data; export the model without control flow")
 
 
-def _dropout(importer, own, node: torch.fx.Node):
-    return _random(importer, own, node) if node.args[2] is not False else own(node)
+def _dropout(importer, own, node: torch.fx.Node) -> tuple[relax.Expr, relax.Expr]:
+    """A dropout, which keeps every value at inference, and where it keeps them."""
+    if node.args[2] is not False:
+        return _random(importer, own, node)
+    x = importer.env[node.args[0]]
+    return x, importer.block_builder.emit(relax.op.ones([int(d) for d in x.ty.shape], "bool"))
 
 
 def _maxima(importer, own, node: torch.fx.Node) -> relax.Var | tuple[relax.Var, relax.Var]:
     """A pool with the places of its maxima, for which TVM's importer gives zeros."""
+    if len(node.args) > 2 and not node.args[2]:  # strides as long as the windows
+        node.args = (*node.args[:2], node.args[1], *node.args[3:])
     made = own(node)
     if not _places_are_read(node):
         return made
@@ -259,6 +320,11 @@ _COMPARISONS = {
 }
 _CONVERTERS = {
     "clamp.default": _clamp,
+    "clamp.Tensor": _clamp_by_tensors,
+    "hardtanh.default": _of_range,
+    **dict.fromkeys(("split.Tensor", "split_with_sizes.default"), _pieces),
+    "neg.default": _negated,
+    "getitem": _item,
     **{
         f"{name}.{of}": partial(_compared, operator)
         for name, operator in _COMPARISONS.items()
@@ -268,17 +334,14 @@ _CONVERTERS = {
     "erfc.default": partial(_composed, _complement),
     "hypot.default": partial(_composed, _hypotenuse),
     "grid_sampler_2d.default": _sample,
-    "native_group_norm.default": _group_norm,
     "rrelu_with_noise_functional.default": _random_leaky,
     "var_mean.correction": _variance_and_mean,
     "native_dropout.default": _dropout,
-    "any.default": _any,
+    **dict.fromkeys(("any.default", "any.dim", "any.dims"), _any),
+    "argmax.default": partial(_place_of_all, relax.op.argmax),
+    "argmin.default": partial(_place_of_all, relax.op.argmin),
     **dict.fromkeys(("cond", "while_loop"), _branches),
     **dict.fromkeys(("max_pool2d_with_indices.default", "max_pool3d_with_indices.default"), _maxima),
-    **dict.fromkeys(
-        ("bernoulli.p", "rand.default", "rand_like.default", "randint.low", "randn.default", "randn_like.default"),
-        _random,
-    ),
     "__lshift__.Scalar": partial(_composed, relax.op.left_shift),
     "__rshift__.Scalar": partial(_composed, relax.op.right_shift),
     "adaptive_max_pool2d.default": _adaptive_maximum,

@@ -21,20 +21,14 @@ def _extreme(values, places, importer, own, node: torch.fx.Node) -> tuple[relax.
     """The largest or smallest values along an axis, and their places. TVM's importer sorts for them."""
     data, axis, keep = (*node.args, False)[:3]
     x = importer.env[data]
-    if not x.ty.shape:
-        return _only(importer, x)
-    return tuple(importer.block_builder.emit(operator(x, axis, keep)) for operator in (values, places))
-
-
-def _only(importer, x: relax.Expr) -> tuple[relax.Var, relax.Var]:
-    """The extreme of a single number, and its place."""
-    return x, importer.block_builder.emit(relax.const(0, "int64"))
+    order = cast(importer, x, "int8") if str(x.ty.dtype) == "bool" else x
+    return importer.block_builder.emit(values(x, axis, keep)), importer.block_builder.emit(places(order, axis, keep))
 
 
 def _scanned(operator, importer, own, node: torch.fx.Node) -> relax.Var:
     """``cumsum`` and ``cumprod``, also of truth values, in the dtype of the result."""
     x = cast(importer, importer.env[node.args[0]], dtype_of(node.meta["val"]))
-    return importer.block_builder.emit(operator(x, node.args[1])) if x.ty.shape else x
+    return importer.block_builder.emit(operator(x, node.args[1]))
 
 
 def _ranked(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
@@ -47,8 +41,6 @@ def _ranked(importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
     if not given.get("sorted", True):
         raise ValueError("sorted=False leaves the order of its values open; export it with sorted=True")
     x, axis = importer.env[node.args[0]], given["dim"]
-    if not x.ty.shape:
-        return _only(importer, x)
     count = given.get("k", int(x.ty.shape[axis]))
     largest = given["descending"] if node.target._opname == "sort" else given["largest"]
     return nests.ranked(importer.block_builder, x, axis, int(count), bool(largest))
@@ -111,7 +103,15 @@ def _put(importer, own, node: torch.fx.Node) -> relax.Var:
 
 
 _REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "add": "add", "multiply": "mul"}
-_WITHOUT_EFFECT = {"add": 0.0, "mul": 1.0, "max": -np.inf, "min": np.inf}
+
+
+def _without_effect(how: str, dtype: str) -> float:
+    """The value that changes no sum, product or extreme."""
+    if how in ("add", "mul"):
+        return float(how == "mul")
+    if dtype.startswith("float"):
+        return -np.inf if how == "max" else np.inf
+    return np.iinfo(dtype).min if how == "max" else np.iinfo(dtype).max
 
 
 def _scattered(how, importer, own, node: torch.fx.Node) -> relax.Var:
@@ -123,11 +123,24 @@ def _scattered(how, importer, own, node: torch.fx.Node) -> relax.Var:
         updates = importer.env[values]
     else:
         updates = relax.const(np.full([int(d) for d in index.ty.shape], values), x.ty.dtype)
+    return _reduced(importer.block_builder, x, index, updates, axis, given, how)
+
+
+def _reduced_at(importer, own, node: torch.fx.Node) -> relax.Var:
+    """``index_reduce``: a row of places for whole slices."""
+    data, axis, where, values, reduce = node.args
+    x, index, updates, bb = *(importer.env[one] for one in (data, where, values)), importer.block_builder
+    shape = [int(d) for d in updates.ty.shape]
+    row = bb.emit(relax.op.reshape(index, positions.along(axis % len(shape), len(shape))))
+    index = bb.emit(relax.op.broadcast_to(row, shape))
+    return _reduced(bb, x, index, updates, axis, {"reduce": reduce} | node.kwargs, "update")
+
+
+def _reduced(bb, x: relax.Expr, index: relax.Expr, updates: relax.Expr, axis: int, given: dict, how: str) -> relax.Var:
+    """Values at places: in place of the data's, or reduced with these, or with each other alone."""
     mean = given.get("reduce") == "mean"
     how = "add" if mean else _REDUCTIONS[given["reduce"]] if "reduce" in given else how
-    bb, alone, dtype = importer.block_builder, not given.get("include_self", True), str(x.ty.dtype)
-    if (mean or alone) and not dtype.startswith("float"):
-        raise ValueError(f"reduce={given['reduce']!r} of {dtype} with include_self={not alone}")
+    alone, dtype = not given.get("include_self", True), str(x.ty.dtype)
 
     def filled(like: relax.Expr, value: float) -> relax.Expr:
         return relax.const(np.full([int(d) for d in like.ty.shape], value, dtype))
@@ -135,13 +148,13 @@ def _scattered(how, importer, own, node: torch.fx.Node) -> relax.Var:
     def scattered(into: relax.Expr, values: relax.Expr, how: str) -> relax.Var:
         return bb.emit(positions.scattered_elements(bb, into, index, values, axis, how))
 
-    start = scattered(x, filled(index, _WITHOUT_EFFECT[how]), "update") if alone else x
+    start = scattered(x, filled(index, _without_effect(how, dtype)), "update") if alone else x
     made = scattered(start, updates, how)
     if not mean:
         return made
     ones = filled(x, 1.0)
     count = scattered(scattered(ones, filled(index, 0.0), "update") if alone else ones, filled(index, 1.0), "add")
-    return bb.emit(relax.op.divide(made, count))
+    return bb.emit((relax.op.divide if dtype.startswith("float") else relax.op.floor_divide)(made, count))
 
 
 def _gathered(importer, own, node: torch.fx.Node) -> relax.Var:
@@ -152,14 +165,14 @@ def _gathered(importer, own, node: torch.fx.Node) -> relax.Var:
 
 def _so_far(largest: bool, importer, own, node: torch.fx.Node) -> tuple[relax.Var, relax.Var]:
     """``cummax`` and ``cummin``: the largest or smallest value up to each, and the last place of it."""
-    data, axis = node.args
-    return nests.extremes_so_far(importer.block_builder, importer.env[data], axis, largest)
+    x, axis = importer.env[node.args[0]], node.args[1]
+    return nests.extremes_so_far(importer.block_builder, x, axis, largest)
 
 
 def _log_sums(importer, own, node: torch.fx.Node) -> relax.Var:
     """``logcumsumexp``, relative to the largest value of each row."""
     (data, axis), emit = node.args, importer.block_builder.emit
-    x = importer.env[data]
+    x = cast(importer, importer.env[data], dtype_of(node.meta["val"]))
     most = emit(relax.op.max(x, axis, True))
     sums = emit(relax.op.cumsum(emit(relax.op.exp(emit(relax.op.subtract(x, most)))), axis))
     return emit(relax.op.add(emit(relax.op.log(sums)), most))
@@ -199,6 +212,7 @@ CONVERTERS = {
     "scatter.reduce": partial(_scattered, "update"),
     "scatter_add.default": partial(_scattered, "add"),
     "scatter_reduce.two": partial(_scattered, "update"),
+    "index_reduce.default": _reduced_at,
     "gather.default": _gathered,
     "cummax.default": partial(_so_far, True),
     "cummin.default": partial(_so_far, False),

@@ -166,7 +166,10 @@ def _import(program: Program) -> tvm.IRModule:
     sources: dict[str, str] = {}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # TVM prints
         warnings.simplefilter("ignore")
-        for name in {n.target.__name__ for n in program.graph.nodes if n.op == "call_function"}:
+        for target in {n.target for n in program.graph.nodes if n.op == "call_function"}:
+            name = target.__name__
+            if name not in own and torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
+                own[name] = importer.convert_map[name] = torch_operators.random(importer)
             importer.convert_map[name] = _recording(
                 importer.convert_map.get(name), importer, sources, program.sources, name in own
             )
@@ -187,16 +190,27 @@ def _recording(
     is one of ours, its ValueError gives the reason.
     """
 
+    def converted(node: torch.fx.Node):
+        with torch_dtypes.promoted(importer, node):
+            try:
+                return torch_dtypes.as_stated(importer, node, convert(node))
+            except Exception:
+                with torch_dtypes.as_rows(importer, node) as rows:
+                    if not rows:
+                        raise
+                    made = torch_dtypes.in_shape(importer, node, convert(node))
+                return torch_dtypes.as_stated(importer, node, made)
+
     def recorded(node: torch.fx.Node):
         try:
-            with torch_dtypes.promoted(importer, node):
-                result = convert(node)
+            result = converted(node)
         except TvmMobilenetError:
             raise
         except Exception as e:
-            why = str(e) if own and type(e) is ValueError else ""
+            told = type(e) is torch_dtypes.OtherResult or (own and type(e) is ValueError and "ir.Op(" not in str(e))
+            why = str(e) if told else ""
             values = node.meta["val"]
-            values = values if isinstance(values, tuple | list) else [values]
+            values = [v for v in values if v is not None] if isinstance(values, tuple | list) else [values]
             types = [relax.TensorType([int(d) for d in v.shape], str(v.dtype).removeprefix("torch.")) for v in values]
             inputs = [importer.env.get(i) for i in node.all_input_nodes]
             result = importer.block_builder.emit(opaque(node.target.__name__, inputs, types, why))

@@ -3,7 +3,7 @@
 ``model.half()`` and ``model.bfloat16()`` make them, and casts inside a model. As for ONNX files (`onnx_widened`),
 float32 represents all of their values, so the program keeps its meaning without their rounding. ``model.double()``
 makes programs that take float64; layers compute these in float32, which rounds, and a note says so. A model of float32
-that casts to float64 itself stays as it is. This needs no TVM.
+that casts to float64 itself stays as it is. Sparse tensors become dense ones here too. This needs no TVM.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from torch.utils import _pytree as pytree
 
 from tvm_mobilenet.models.weights import HALVES
 
+_DENSE = {  # operators of sparse tensors, and the same ones of dense tensors
+    torch.ops.aten._sparse_mm.default: torch.ops.aten.mm.default,
+    torch.ops.aten._sparse_addmm.default: torch.ops.aten.addmm.default,
+}
+_CHANGES_OF_LAYOUT = ("to_sparse", "_to_sparse", "to_dense", "_to_dense", "coalesce", "_coalesce")
 _OF_AUTOCAST = 4  # arguments of autocast before its graph
 
 
 def is_converted(program: torch.export.ExportedProgram) -> bool:
-    """Whether a program is computed in float32 in place of other floats."""
-    return in_doubles(program) or in_halves(program)
+    """Whether a program is computed in float32 in place of other floats, or with dense tensors."""
+    return in_doubles(program) or in_halves(program) or is_sparse(program)
 
 
 def in_doubles(program: torch.export.ExportedProgram) -> bool:
@@ -37,10 +42,20 @@ def single(tensor: torch.Tensor) -> torch.Tensor:
 
 def in_halves(program: torch.export.ExportedProgram) -> bool:
     """Whether any value of a program is float16 or bfloat16."""
+    return any(value.dtype in HALVES for value in _values(program))
+
+
+def is_sparse(program: torch.export.ExportedProgram) -> bool:
+    """Whether any value of a program is sparse."""
+    return any(value.layout is not torch.strided for value in _values(program))
+
+
+def _values(program: torch.export.ExportedProgram) -> list[torch.Tensor]:
+    """What a program stores and computes."""
     stored = (*program.state_dict.values(), *program.constants.values())
     nodes = (node for part in _parts(program.graph_module) for node in part.graph.nodes)
     made = (value for node in nodes for value in pytree.tree_leaves(node.meta.get("val")))
-    return any(isinstance(t, torch.Tensor) and t.dtype in HALVES for t in (*stored, *made))
+    return [value for value in (*stored, *made) if isinstance(value, torch.Tensor)]
 
 
 def module(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
@@ -50,6 +65,7 @@ def module(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
     made = copy.deepcopy(made) if is_converted(program) else made  # its weights are the caller's own
 
     def converted(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
         return tensor.float() if tensor.dtype in others else tensor
 
     made._apply(converted)
@@ -71,6 +87,10 @@ def _convert(part: torch.fx.GraphModule, others: tuple[torch.dtype, ...]) -> Non
     for node in list(part.graph.nodes):
         if node.target is torch.ops.aten.detach_.default:
             node.target = torch.ops.aten.detach.default  # an export has no views that are detached in place
+        elif node.target in _DENSE:
+            node.target = _DENSE[node.target]
+        elif getattr(node.target, "_opname", "") in _CHANGES_OF_LAYOUT:
+            node.target, node.args, node.kwargs = torch.ops.aten.clone.default, node.args[:1], {}
         elif node.target is torch.ops.aten._assert_tensor_metadata.default:
             part.graph.erase_node(node)
         elif node.target is torch.ops.higher_order.wrap_with_autocast:  # of one device to a half: all is float32 here

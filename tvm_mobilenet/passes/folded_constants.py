@@ -59,7 +59,7 @@ def of(name: str, call: relax.Call, bb: relax.BlockBuilder) -> relax.Expr | None
         if isinstance(like.shape, relax.ShapeExpr):
             return constant(np.full([int(d) for d in like.shape], value, str(like.dtype)))
     values = [array(a) for a in _tensors(call)]
-    if any(v is None for v in values) or not isinstance(call.op, tvm.ir.Op) or name.startswith("call_"):
+    if any(v is None for v in values) or not isinstance(call.op, tvm.ir.Op) or name == "call_dps_packed":
         return None
     call = bb.normalize(call)
     if not isinstance(call.ty, relax.TensorType):
@@ -74,7 +74,7 @@ def of(name: str, call: relax.Call, bb: relax.BlockBuilder) -> relax.Expr | None
     if name in ("squeeze", "expand_dims"):
         return constant(values[0].reshape(static_shape(call)))
     if name == "strided_slice":
-        return _sliced(values[0], call) or _by_tvm(call)
+        return _sliced(values[0], call) or _by_tvm(call, bb)
     if name == "clip":
         ends = [getattr(a, "value", None) for a in call.args[1:]]
         return None if None in ends else constant(np.clip(values[0], *ends).astype(values[0].dtype))
@@ -83,7 +83,7 @@ def of(name: str, call: relax.Call, bb: relax.BlockBuilder) -> relax.Expr | None
     if name in _NUMPY:
         with np.errstate(all="ignore"):
             return constant(np.asarray(_NUMPY[name](*values)).astype(str(call.ty.dtype)))
-    return _by_tvm(call)
+    return _by_tvm(call, bb)
 
 
 _FILLED = {"zeros": 0, "zeros_like": 0, "ones": 1, "ones_like": 1, "full": None, "full_like": None}
@@ -115,9 +115,12 @@ def _tensors(call: relax.Call) -> list[relax.Expr]:
     return [a for a in flat if isinstance(getattr(a, "ty", None), relax.TensorType | relax.TupleType)]
 
 
-def _by_tvm(call: relax.Call) -> relax.Expr | None:
-    """The tensor that TVM computes from constants; None if it cannot."""
+def _by_tvm(call: relax.Call, where: relax.BlockBuilder) -> relax.Expr | None:
+    """The tensor that TVM computes from constants, by an operator or a loop nest of this builder; None if it cannot."""
     bb = relax.BlockBuilder()
+    if call.op.name == "relax.call_tir":
+        nest = bb.add_func(where.get()[call.args[0]], "nest")
+        call = bb.normalize(relax.Call(call.op, [nest, *call.args[1:]], call.attrs, call.ty_args))
     with bb.function("main", []):
         with bb.dataflow():
             out = bb.emit_output(bb.emit(call))

@@ -129,7 +129,11 @@ class Simplify(Rewriter):
         whole, told = np.broadcast_shapes(*shapes), []
         for i, value in enumerate(call.args):
             known, rest = array(value), shapes[:i] + shapes[i + 1 :]
-            one = known is not None and known.size and (known == known.flat[0]).all()
+            one = (
+                known is not None
+                and known.size
+                and np.array_equal(known, np.full_like(known, known.flat[0]), known.dtype.kind == "f")
+            )
             one = one and (known.ndim == 0 or np.broadcast_shapes(*rest) == whole)
             told.append(constant(known.reshape(-1)[:1]) if one else value)
         made = relax.op.where(*told)
