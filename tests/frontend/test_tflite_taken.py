@@ -23,7 +23,7 @@ REASONS = {
     **dict.fromkeys(("LSTM", "SVDF"), STATE),
     **dict.fromkeys(("MULTINOMIAL", "RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM"), RANDOM),
     "STABLEHLO_RNG_BIT_GENERATOR": "random numbers in uint64, which no layer has",
-    **dict.fromkeys(("UNIQUE", "WHERE"), SHAPE),
+    **dict.fromkeys(("UNIQUE", "WHERE"), SHAPE),  # TVM's WHERE has three operands, which no file of TFLite has
     **dict.fromkeys(("HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT", "HASHTABLE_SIZE"), "tables of texts"),
     **dict.fromkeys(("DELEGATE", "PLACEHOLDER_FOR_GREATER_OP_CODES"), "a mark, which TVM refuses too"),
     "TAN": "no operator of TFLite's schema",

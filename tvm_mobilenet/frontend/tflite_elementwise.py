@@ -112,6 +112,19 @@ def binary(operator: Callable) -> Callable:
     return lambda call: own(call, operator(call.own(0), call.own(1)))
 
 
+def equality(same: bool) -> Callable:
+    """Whether two values are the same, or are not."""
+    numbers = op.equal if same else op.not_equal
+
+    def make(call: Call) -> Value:
+        if call.value(0).dtype != "bool":
+            return own(call, numbers(call.own(0), call.own(1)))
+        apart = op.logical_xor(call.own(0), call.own(1))
+        return own(call, op.logical_not(call.emit(apart)) if same else apart)
+
+    return make
+
+
 def squared_difference(call: Call) -> Value:
     """``(a - b) ** 2``."""
     apart = call.emit(op.subtract(call.own(0), call.own(1)))
@@ -135,9 +148,9 @@ def l2_normalization(call: Call) -> Value:
 
 def prelu(call: Call) -> Value:
     """PReLU, with a slope for each channel, or of any shape."""
-    alpha = call.array(1)
+    alpha = None if call.value(1).known is None else call.array(1)
     channels = call.shape(0)[-1]
-    if alpha.size not in (1, channels) or (alpha.size > 1 and alpha.shape[-1] != channels):
+    if alpha is None or alpha.size not in (1, channels) or (alpha.size > 1 and alpha.shape[-1] != channels):
         below = call.emit(op.multiply(call.own(0), call.own(1)))
         return own(call, op.where(call.emit(op.less(call.own(0), number(0))), below, call.own(0)))
     slopes = np.ascontiguousarray(np.broadcast_to(alpha.reshape(-1), (channels,)), np.float32)
@@ -145,7 +158,9 @@ def prelu(call: Call) -> Value:
 
 
 def cast(call: Call) -> Value:
-    """Conversion to another dtype."""
+    """Conversion to another dtype; numbers of float16 are kept in float32."""
+    if call.dtype == "float16":
+        return own(call, op.astype(call.emit(op.astype(call.own(0), "float16")), "float32"))
     return own(call, op.astype(call.own(0), call.known_dtype()))
 
 

@@ -134,8 +134,8 @@ def sums_of_rows(call: Call) -> Value:
     whole = total(part, ())
     whole = whole if combiner == _MEAN else call.emit(op.sqrt(whole))
     whole = call.emit(op.reshape(whole, (*sizes, *[1] * len(rest))))
-    none = relax.const(0.0, "float32")
-    return own(call, op.where(call.emit(op.equal(whole, none)), none, call.emit(op.divide(made, whole))))
+    none, one = (relax.const(n, "float32") for n in (0.0, 1.0))
+    return own(call, op.divide(made, call.emit(op.where(call.emit(op.equal(whole, none)), one, whole))))
 
 
 def rows_of_keys(call: Call) -> list[Value]:

@@ -51,7 +51,7 @@ def conv_3d(call: Call) -> Value:
     pads = [pad[0] for pad in pads] + [pad[1] for pad in pads]
     x, weight = call.emit(op.permute_dims(call.own(0), (0, 4, 1, 2, 3))), call.weight(1, (4, 3, 0, 1, 2))
     made = op.nn.conv3d(x, weight, strides, pads, dilations, call.shape(0)[4] // shape[3])
-    made = call.emit(_with_bias(call, made, call.biases(2, 0, 1), (1, -1, 1, 1, 1)))
+    made = call.emit(_with_bias(call, made, (2, 0, 1), (1, -1, 1, 1, 1)))
     return own(call, op.permute_dims(made, (0, 2, 3, 4, 1)))
 
 
@@ -65,10 +65,10 @@ def transposed_3d(call: Call) -> Value:
         raise ValueError(f"a weight of the shape {list(shape)} with dilations")
     strides = [given[f"stride_{n}"] for n in names]
     pads, more = _transposed_window(call, call.shape(2)[1:4], call.numbers(0)[1:4], shape[:3], strides)
-    weight = relax.const(np.ascontiguousarray(call.array(1).transpose(4, 3, 0, 1, 2)), "float32")
+    weight = call.moved(1, (4, 3, 0, 1, 2), tuple(shape[a] for a in (4, 3, 0, 1, 2)))
     x = call.emit(op.permute_dims(call.own(2), (0, 4, 1, 2, 3)))
     made = op.nn.conv3d_transpose(x, weight, strides, pads, more)
-    made = call.emit(_with_bias(call, made, call.biases(3, 2, 1), (1, -1, 1, 1, 1)))
+    made = call.emit(_with_bias(call, made, (3, 2, 1), (1, -1, 1, 1, 1)))
     return own(call, op.permute_dims(made, (0, 2, 3, 4, 1)))
 
 
@@ -90,10 +90,14 @@ def _convolved(call: Call, order: tuple[int, ...]) -> Value:
     kernel = shape[1:3]
     strides, pads = _window(call, kernel, (height, width), dilation)
     made = op.nn.conv2d(call.nchw(0), weight, strides, pads, list(dilation), channels // per_group, "NCHW", "OIHW")
-    return nchw(call, _with_bias(call, made, call.biases(2, 0, 1), (1, -1, 1, 1)))
+    return nchw(call, _with_bias(call, made, (2, 0, 1), (1, -1, 1, 1)))
 
 
-def _with_bias(call: Call, made: relax.Expr, bias: np.ndarray | None, shape: tuple[int, ...]) -> relax.Expr:
+def _with_bias(call: Call, made: relax.Expr, at: tuple[int, int, int], shape: tuple[int, ...]) -> relax.Expr:
+    """What is made, with a bias. ``at``: the numbers of bias, data and weight among the operands."""
+    if call.has(at[0]) and call.value(at[0]).known is None:
+        return op.add(call.emit(made), call.emit(op.reshape(call.own(at[0]), shape)))
+    bias = call.biases(*at)
     if bias is None or not bias.any():
         return made
     return op.add(call.emit(made), relax.const(np.ascontiguousarray(bias.reshape(shape)), "float32"))
@@ -103,9 +107,9 @@ def transposed(call: Call) -> Value:
     """A transposed convolution. Operands: shape of the output, weight (n, height, width, channels), data, bias."""
     strides = [call.options["stride_h"], call.options["stride_w"]]
     pads, more = _transposed_window(call, call.shape(2)[1:3], call.numbers(0)[1:3], call.shape(1)[1:3], strides)
-    weight = relax.const(np.ascontiguousarray(call.array(1).transpose(3, 0, 1, 2)), "float32")
+    weight = call.moved(1, (3, 0, 1, 2), tuple(call.shape(1)[a] for a in (3, 0, 1, 2)))
     made = op.nn.conv2d_transpose(call.nchw(2), weight, strides, pads, more, data_layout="NCHW", kernel_layout="IOHW")
-    return nchw(call, _with_bias(call, made, call.biases(3, 2, 1), (1, -1, 1, 1)))
+    return nchw(call, _with_bias(call, made, (3, 2, 1), (1, -1, 1, 1)))
 
 
 def _transposed_window(call: Call, sizes, outputs, kernel, strides) -> tuple[list[int], list[int]]:
@@ -128,15 +132,13 @@ def fully_connected(call: Call) -> Value:
     if call.options["weights_format"]:
         raise ValueError("its weight is shuffled for one kind of CPU")
     shape, data = call.shape(1), call.shape(0)
-    if call.value(1).known is None:
-        raise ValueError("its weight is computed, not stored")
     n, k = shape
     rows = prod(data) // k
     if rows * k != prod(data):
         raise ValueError(f"a weight of the shape {list(shape)} for data of the shape {list(data)}")
     x = call.own(0) if data == (rows, k) else call.emit(op.reshape(call.own(0), (rows, k)))
     weight = call.emit(op.permute_dims(call.weight(1, (0, 1)), (1, 0)))
-    made = _with_bias(call, op.matmul(x, weight), call.biases(2, 0, 1), (1, -1))
+    made = _with_bias(call, op.matmul(x, weight), (2, 0, 1), (1, -1))
     if call.options["keep_num_dims"] and len(data) > 2:
         made = op.reshape(call.emit(made), (*data[:-1], n))
     return own(call, made)
