@@ -3,8 +3,8 @@
     python -m benchmarks.operators write      # writes the page
     python -m benchmarks.operators check      # writes nothing; exit code 1 if the page differs
 
-Each case of `operator_cases` is imported and goes through the passes. `tests/frontend/test_operators.py` runs all of
-them and compares their outputs with ONNX Runtime.
+Each case of `operator_cases` and `rare_operator_cases` is imported and goes through the passes.
+`tests/frontend/test_operators.py` runs all of them and compares their outputs with ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.operator_cases import CASES, GIVEN, NAMES, Case, write
+from benchmarks.rare_operator_cases import RARE
 from tvm_mobilenet import dtypes, passes, schedules
 from tvm_mobilenet.frontend import from_onnx
 from tvm_mobilenet.frontend.tflite_operators import CONVERTERS
@@ -53,6 +54,11 @@ float32, as a note says.
 A PyTorch model may have every operator that TVM's importer takes, apart from control flow, shapes that depend on data,
 and random numbers: `tests/support/torch_calls.py` calls each, and a test names those that are missing there. Sparse
 tensors are computed as dense ones.
+
+Each operator that TVM's own ONNX importer knows has a row here, or is one of those above; a test compares the two.
+Among them are operators of ONNX Runtime's own (`BiasGelu`, `SkipLayerNormalization`). `QuantizeLinear` and
+`DequantizeLinear` that belong to no quantized network are arithmetic. Sequences may stand between operators, but be no
+input or output. Inputs and outputs may be unsigned integers of 16, 32 and 64 bits, and tensors without values.
 
 An output may be a constant, such as anchors. Values that are read or written at positions (`GatherND`,
 `ScatterElements`, PyTorch's `index_put`) stay inside of the data: a position outside of it is moved to the nearest one.
@@ -94,7 +100,7 @@ def page() -> str:
     """The text of the page."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for case in sorted(CASES, key=lambda one: (one.operator, one.how)):
+        for case in sorted((*CASES, *RARE), key=lambda one: (one.operator, one.how)):
             rows.append(line(case, Path(folder)))
     of_tflite = ", ".join(f"`{name}`" for name in sorted(CONVERTERS))
     return HEAD.replace("@TFLITE@", of_tflite) + "\n".join(rows) + "\n"

@@ -16,6 +16,7 @@ LLVM allocates the registers. There are no free choices, so there is no search.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import prod
 
@@ -100,6 +101,9 @@ def _inline(schedule, block) -> None:
         return
 
 
+_SCALAR = r"\b(sinh|cosh)\("  # functions of which TVM knows no form for vectors
+
+
 def _loops(schedule, block, lanes: int, rows: bool) -> None:
     """Make the outer loops of a statement one parallel loop, and the innermost a vector."""
     kinds = [int(variable.iter_type) for variable in schedule.get(block).iter_vars]
@@ -110,7 +114,8 @@ def _loops(schedule, block, lanes: int, rows: bool) -> None:
     if not outer or kinds[: len(outer)] != [_SPATIAL] * len(outer):
         return
     reduced, extent = loops[len(outer) :], int(schedule.get(outer[-1]).extent)
-    if extent % lanes == 0 and (not reduced or len(schedule.get(block).writes) == 1):
+    vectors = not re.search(_SCALAR, str(schedule.get(block)))
+    if vectors and extent % lanes == 0 and (not reduced or len(schedule.get(block).writes) == 1):
         last, vector = schedule.split(outer.pop(), [None, lanes])
         schedule.reorder(*reduced, vector)
         schedule.vectorize(vector)

@@ -187,23 +187,33 @@ def test_products_so_far_and_computed_norms(tmp_path):
         np.testing.assert_allclose(y, due, rtol=1e-4, atol=1e-5)
 
 
-def test_an_lstm_may_see_its_cell_within_bounds(tmp_path):
-    """Peepholes, a clip, and other activations."""
+@pytest.mark.parametrize("layout", [0, pytest.param(1, marks=pytest.mark.full)])
+def test_an_lstm_may_see_its_cell_within_bounds(layout, tmp_path):
+    """Peepholes, a clip, other activations, and coupled gates; ONNX Runtime knows no other layout."""
     sizes = {"w": (1, 20, 4), "r": (1, 20, 5), "b": (1, 40), "p": (1, 15)}
-    how = {"hidden_size": 5, "clip": 0.6, "activations": ["Tanh", "Relu", "Sigmoid"]}
-    node = h.make_node("LSTM", ["x", "w", "r", "b", "", "", "", "p"], ["y", "h", "c"], **how)
+    how = {"hidden_size": 5, "clip": 0.6, "activations": ["Tanh", "Relu", "Sigmoid"], "input_forget": 1}
+    nodes = [
+        h.make_node("LSTM", ["x", "w", "r", "b", "", "", "", "p"], ["y", "h", "c"], **how),
+        h.make_node("LSTM", ["x", "w", "r", "b"], ["z"], hidden_size=5),
+    ]
     graph = h.make_graph(
-        [node],
+        nodes,
         "g",
         [h.make_tensor_value_info("x", TensorProto.FLOAT, (2, 3, 4))],
-        [h.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "yhc"],
+        [h.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "yhcz"],
         [numpy_helper.from_array(f(*shape), name) for name, shape in sizes.items()],
     )
-    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 14)], ir_version=8), tmp_path / "net.onnx")
-    session, x = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"]), f(2, 3, 4)
-    found = run_in_torch(passes.run(from_onnx(tmp_path / "net.onnx")), x)
-    for y, due in zip(found, session.run(None, {"x": x}), strict=True):
-        np.testing.assert_allclose(y, due, rtol=1e-4, atol=1e-5)
+    model, x = h.make_model(graph, opset_imports=[h.make_opsetid("", 14)], ir_version=8), f(2, 3, 4)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    due = session.run(None, {"x": x})
+    if layout:
+        for node in model.graph.node:
+            node.attribute.append(h.make_attribute("layout", 1))
+        model.graph.input[0].CopyFrom(h.make_tensor_value_info("x", TensorProto.FLOAT, (3, 2, 4)))
+        x, due = x.swapaxes(0, 1), [np.moveaxis(y, -2, 0) for y in due]
+    onnx.save(model, tmp_path / "net.onnx")
+    for y, expected in zip(run_in_torch(passes.run(from_onnx(tmp_path / "net.onnx")), x), due, strict=True):
+        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_attribute_of_a_later_opset_is_named(tmp_path):
@@ -284,3 +294,12 @@ def test_tensors_without_values_are_inputs_and_outputs(tmp_path):
         net.run()
         for due, y in zip(ReferenceEvaluator(model).run(None, inputs), net.outputs, strict=True):
             np.testing.assert_array_equal(y, due)
+
+
+def test_a_remainder_of_an_infinite_divisor_is_a_number(tmp_path):
+    ports = [h.make_tensor_value_info(name, TensorProto.FLOAT, (4,)) for name in ("x", "d", "y")]
+    graph = h.make_graph([h.make_node("Mod", ["x", "d"], ["y"])], "g", ports[:2], ports[2:])
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 23)], ir_version=10), tmp_path / "net.onnx")
+    x, divisor = np.float32([3, -3, 7, -7]), np.float32([np.inf, np.inf, -np.inf, 4])
+    (y,) = run_in_torch(passes.run(from_onnx(tmp_path / "net.onnx")), x, divisor)
+    np.testing.assert_array_equal(y, np.float32([3, np.inf, -np.inf, 1]))

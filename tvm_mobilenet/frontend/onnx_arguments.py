@@ -24,3 +24,8 @@ def array_of(expr: relax.Expr) -> np.ndarray:
     if not isinstance(expr, tvm.ir.Constant):
         raise ValueError("an argument that is not constant")
     return expr.value.numpy()
+
+
+def const_like(x: relax.Expr, value: float) -> relax.Expr:
+    """A number in the dtype of a tensor."""
+    return relax.const(float(value), str(x.ty.dtype))

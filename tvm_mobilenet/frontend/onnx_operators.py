@@ -22,6 +22,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
 from tvm_mobilenet.files import limits
 from tvm_mobilenet.frontend import (
     nests,
+    onnx_arithmetic,
     onnx_attention,
     onnx_bits,
     onnx_recurrent,
@@ -30,7 +31,7 @@ from tvm_mobilenet.frontend import (
     onnx_windows,
     positions,
 )
-from tvm_mobilenet.frontend.onnx_arguments import OUTPUTS, array_of, is_empty, text
+from tvm_mobilenet.frontend.onnx_arguments import OUTPUTS, array_of, const_like, is_empty, text
 
 
 def _clip(bb, inputs, attrs, otherwise):
@@ -143,16 +144,6 @@ def _reduction(attrs) -> str:
     return "update" if how == "none" else how
 
 
-def _power(bb, inputs, attrs, otherwise):
-    """A power whose exponent may be of another dtype. ONNX Runtime computes that of integers in float64."""
-    base, exponent = inputs
-    dtype = str(base.ty.dtype)
-    wide = dtype if dtype.startswith("float") else "float64"
-    base, exponent = (x if str(x.ty.dtype) == wide else bb.emit(relax.op.astype(x, wide)) for x in inputs)
-    made = otherwise(type(inputs)([base, exponent]))
-    return made if wide == dtype else relax.op.astype(bb.emit(made), dtype)
-
-
 def _attention(bb, inputs, attrs, otherwise):
     if "num_heads" in attrs:  # ONNX Runtime's own operator
         return otherwise(inputs)
@@ -173,14 +164,6 @@ def _eye_like(bb, inputs, attrs, otherwise):
     dtype = attrs.get("dtype")
     dtype = str(inputs[0].ty.dtype) if dtype is None else onnx.helper.tensor_dtype_to_np_dtype(dtype).name
     return relax.const(np.eye(*(int(d) for d in inputs[0].ty.shape), k=int(attrs.get("k", 0)), dtype=dtype), dtype)
-
-
-def _shrink(bb, inputs, attrs, otherwise):
-    """``x - bias`` above ``lambd``, ``x + bias`` below ``-lambd``, else 0."""
-    x, edge, bias = inputs[0], float(attrs.get("lambd", 0.5)), float(attrs.get("bias", 0.0))
-    above, below = bb.emit(relax.op.subtract(x, _const(x, bias))), bb.emit(relax.op.add(x, _const(x, bias)))
-    rest = bb.emit(relax.op.where(bb.emit(relax.op.less(x, _const(x, -edge))), below, _const(x, 0.0)))
-    return relax.op.where(bb.emit(relax.op.greater(x, _const(x, edge))), above, rest)
 
 
 def _one_hot(bb, inputs, attrs, otherwise):
@@ -211,16 +194,6 @@ def _dropout(bb, inputs, attrs, otherwise):
 
 def _random(bb, inputs, attrs, otherwise):
     raise ValueError("it draws random numbers; export the model in inference mode (model.eval())")
-
-
-def _is_infinite(bb, inputs, attrs, otherwise):
-    """TVM's importer ignores that one of both infinities may be meant alone."""
-    signs = [s for s, name in ((1, "detect_positive"), (-1, "detect_negative")) if attrs.get(name, 1)]
-    if not signs:
-        return relax.const(np.zeros([int(d) for d in inputs[0].ty.shape], bool), "bool")
-    if len(signs) == 2:
-        return otherwise(inputs)
-    return relax.op.equal(inputs[0], _const(inputs[0], signs[0] * np.inf))
 
 
 def _products_so_far(bb, inputs, attrs, otherwise):
@@ -257,25 +230,9 @@ def _batch_norm(bb, inputs, attrs, otherwise):
         raise ValueError("it is in training mode; export the model in inference mode (model.eval())")
     shape = [1, -1, *[1] * (len(x.ty.shape) - 2)]
     scale, bias, mean, variance = (bb.emit(relax.op.reshape(one, shape)) for one in (scale, bias, mean, variance))
-    step = bb.emit(relax.op.add(variance, _const(x, attrs.get("epsilon", 1e-5))))
+    step = bb.emit(relax.op.add(variance, const_like(x, attrs.get("epsilon", 1e-5))))
     factor = bb.emit(relax.op.multiply(bb.emit(relax.op.rsqrt(step)), scale))
     return relax.op.add(bb.emit(relax.op.multiply(bb.emit(relax.op.subtract(x, mean)), factor)), bias)
-
-
-def _celu(bb, inputs, attrs, otherwise):
-    """``max(0, x) + min(0, alpha * (exp(x / alpha) - 1))``, as the operator's definition has it."""
-    x, alpha = inputs[0], float(attrs.get("alpha", 1.0))
-    grown = bb.emit(relax.op.exp(bb.emit(relax.op.multiply(x, _const(x, 1 / alpha)))))
-    below = bb.emit(relax.op.multiply(bb.emit(relax.op.subtract(grown, _const(x, 1.0))), _const(x, alpha)))
-    return relax.op.add(
-        bb.emit(relax.op.nn.relu(x)), bb.emit(relax.op.minimum(below, _const(x, 0.0)))
-    )  # exp may overflow to infinity for large x; its minimum with 0 is 0
-
-
-def _swish(bb, inputs, attrs, otherwise):
-    x, alpha = inputs[0], float(attrs.get("alpha", 1.0))
-    scaled = x if alpha == 1.0 else bb.emit(relax.op.multiply(x, _const(x, alpha)))
-    return relax.op.multiply(x, bb.emit(relax.op.sigmoid(scaled)))
 
 
 def _lp_normalization(bb, inputs, attrs, otherwise):
@@ -286,7 +243,7 @@ def _lp_normalization(bb, inputs, attrs, otherwise):
     size = bb.emit(relax.op.abs(x) if p == 1 else relax.op.multiply(x, x))
     total = bb.emit(relax.op.sum(size, axis, keepdims=True))
     norm = total if p == 1 else bb.emit(relax.op.sqrt(total))
-    least = _const(x, np.finfo(np.float32).tiny)
+    least = const_like(x, np.finfo(np.float32).tiny)
     return relax.op.divide(x, bb.emit(relax.op.maximum(norm, least)))
 
 
@@ -297,7 +254,7 @@ def _layer_norm(bb, inputs, attrs, otherwise):
     made = otherwise(inputs).fields[0]
     if attrs[OUTPUTS] == 1:
         return made
-    spread = bb.emit(relax.op.add(relax.op.variance(x, axes, True), _const(x, attrs.get("epsilon", 1e-5))))
+    spread = bb.emit(relax.op.add(relax.op.variance(x, axes, True), const_like(x, attrs.get("epsilon", 1e-5))))
     return relax.Tuple([made, relax.op.mean(x, axes, True), relax.op.rsqrt(spread)])
 
 
@@ -335,10 +292,6 @@ def _reduced(alone: Callable | None) -> Callable:
     return convert
 
 
-def _const(x: relax.Expr, value: float) -> relax.Expr:
-    return relax.const(float(value), str(x.ty.dtype))
-
-
 CONVERTERS: dict[str, Callable] = {
     "Clip": _clip,
     "Pad": _pad,
@@ -353,18 +306,13 @@ CONVERTERS: dict[str, Callable] = {
     "GatherElements": _gather_elements,
     "ScatterND": _scatter_nd,
     **dict.fromkeys(("Scatter", "ScatterElements"), _scatter_elements),
-    "Pow": _power,
-    "Shrink": _shrink,
     "OneHot": _one_hot,
     "Dropout": _dropout,
     **dict.fromkeys(("Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike"), _random),
-    "Celu": _celu,
-    "Swish": _swish,
     "LpNormalization": _lp_normalization,
     "LayerNormalization": _layer_norm,
     "RMSNormalization": _rms_norm,
     "BatchNormalization": _batch_norm,
-    "IsInf": _is_infinite,
     "CumProd": _products_so_far,
     "NonMaxSuppression": _without_its_shape,
     "ConvTranspose": _conv_transpose,
@@ -374,6 +322,7 @@ CONVERTERS: dict[str, Callable] = {
     "ReduceLogSum": _reduced(relax.op.log),
     "ReduceSumSquare": _reduced(lambda x: relax.op.multiply(x, x)),
     "Resize": onnx_resizes.resize,
+    **onnx_arithmetic.CONVERTERS,
     **onnx_bits.CONVERTERS,
     **onnx_sequences.CONVERTERS,
     **onnx_windows.CONVERTERS,

@@ -142,8 +142,10 @@ def arithmetic(bb: relax.BlockBuilder, node: onnx.NodeProto, inputs, attrs: dict
             return bb.emit(op.strided_slice(whole, [axis % len(shape)], [0], [shape[axis]]))
         return bb.emit(op.reshape(x, []))
 
+    if not str(scale.ty.dtype).startswith("float"):
+        scale = bb.emit(op.astype(scale, "float32"))
+    kind = str(scale.ty.dtype)
     if node.op_type == PAIR[1]:
-        kind = str(scale.ty.dtype)
         x = bb.emit(op.astype(data, kind))
         if zero is not None:
             x = bb.emit(op.subtract(x, along(bb.emit(op.astype(zero, kind)))))
@@ -151,7 +153,6 @@ def arithmetic(bb: relax.BlockBuilder, node: onnx.NodeProto, inputs, attrs: dict
     named = attrs.get("output_dtype", 0)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(named).name if named else "uint8"
     dtype = dtype if zero is None else str(zero.ty.dtype)
-    kind = str(scale.ty.dtype)
     x = data if str(data.ty.dtype) == kind else bb.emit(op.astype(data, kind))
     whole = bb.emit(op.round(bb.emit(op.divide(x, along(scale)))))
     if zero is not None:

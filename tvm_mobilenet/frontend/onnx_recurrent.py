@@ -28,6 +28,9 @@ def recurrent(kind: str) -> Callable:
 
     def convert(bb, inputs, attrs, otherwise):
         x, weight, state_weight, bias, lengths, *state, peep = (*inputs, *[None] * (8 - len(inputs)))[:8]
+        batch_first = bool(attrs.get("layout", 0))
+        if batch_first:
+            x, *state = (one if _left_out(one) else bb.emit(op.permute_dims(one, (1, 0, 2))) for one in (x, *state))
         ways = {"forward": [1], "reverse": [-1], "bidirectional": [1, -1]}[text(attrs.get("direction", "forward"))]
         steps, batch, _ = (int(d) for d in x.ty.shape)
         _check(kind, attrs, lengths, steps, len(ways))
@@ -47,6 +50,7 @@ def recurrent(kind: str) -> Callable:
                 relax.const(r[way].T.copy()),
                 relax.const(of_state),
                 bool(attrs.get("linear_before_reset", 0)),
+                bool(attrs.get("input_forget", 0)),
                 float(attrs.get("clip", 0.0)),
                 None if _left_out(peep) else array_of(peep)[way],
                 _activations(kind, attrs, way),
@@ -60,7 +64,11 @@ def recurrent(kind: str) -> Callable:
         shape = (1, 1, batch, hidden)
         rows = [_joined(bb, [h[t] for h, _ in sides], shape, 1) for t in range(steps)]
         last = [_joined(bb, [states[i] for _, states in sides], shape[1:], 0) for i in range(_STATES[kind])]
-        return relax.Tuple([_concat(bb, rows, 0), *last])
+        made = [_concat(bb, rows, 0), *last]
+        if batch_first:
+            orders = ((2, 0, 1, 3), *[(1, 0, 2)] * len(last))
+            made = [bb.emit(op.permute_dims(one, order)) for one, order in zip(made, orders, strict=True)]
+        return relax.Tuple(made)
 
     return convert
 
@@ -68,14 +76,16 @@ def recurrent(kind: str) -> Callable:
 class _Cell:
     """One step of each kind: its method takes the product of the data, and the states before, and gives those after."""
 
-    def __init__(self, bb, hidden: int, weight, bias, linear_before_reset: bool, clip: float, peepholes, activations):
+    def __init__(self, bb, hidden, weight, bias, linear_before_reset, coupled, clip, peepholes, activations):
         self.bb, self.hidden, self.weight, self.bias = bb, hidden, weight, bias
-        self.linear, self.clip, self.peepholes = linear_before_reset, clip, peepholes
+        self.linear, self.coupled, self.clip, self.peepholes = linear_before_reset, coupled, clip, peepholes
         self.of_gates, self.of_new, self.of_cell = (*activations, *activations[-1:] * 2)[:3]
 
     def LSTM(self, data, h, c):
         i, o, f, new = self._gates(self._e(op.add(data, self._of_state(h))), 4)
-        i, f, new = self._gate(self._seen(i, c, 0)), self._gate(self._seen(f, c, 2)), self._new(new)
+        i, new = self._gate(self._seen(i, c, 0)), self._new(new)
+        kept = op.subtract(relax.const(1.0, str(i.ty.dtype)), i) if self.coupled else None
+        f = self._gate(self._seen(f, c, 2)) if kept is None else self._e(kept)
         c = self._e(op.add(self._e(op.multiply(f, c)), self._e(op.multiply(i, new))))
         return self._e(op.multiply(self._gate(self._seen(o, c, 1)), self._e(self.of_cell(c)))), c
 
@@ -127,8 +137,6 @@ class _Cell:
 
 def _check(kind: str, attrs, lengths, steps: int, ways: int) -> None:
     """Refuse forms that are not written out; the ValueError gives the reason."""
-    if attrs.get("layout", 0) or attrs.get("input_forget", 0):
-        raise ValueError("it has a layout or coupled gates of its own")
     if not _left_out(lengths) and not (isinstance(lengths, tvm.ir.Constant) and (array_of(lengths) == steps).all()):
         raise ValueError("the lengths of its sequences depend on data; export it for sequences of one length")
     if steps * ways * _OPERATORS_OF_A_STEP > limits.MOST_NODES:

@@ -1,7 +1,7 @@
 """The functions that a kernel imports, as the virtual board provides them.
 
-TVM's runtime gives a module workspace and parallel launches; libc gives it memcpy and memset, libm the few functions
-that activations need. Their results are put into emulated memory. Their code is not part of the module, so each call is
+TVM's runtime gives a module workspace and parallel launches; libc gives it memcpy and memset, libm the functions of
+single values. Their results are put into emulated memory. Their code is not part of the module, so each call is
 recorded as a ``RuntimeCall``, whose cost the core model estimates.
 """
 
@@ -29,9 +29,21 @@ _FLOAT_FUNCTIONS = {
     "exp2": np.exp2,
     "sin": np.sin,
     "cos": np.cos,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
+    "log10": np.log10,
+    "trunc": np.trunc,
+    "nearbyint": np.rint,
     "erf": np.vectorize(math.erf),
 }
-_FLOAT_FUNCTIONS_2 = {"pow": np.power, "fmax": np.fmax, "fmin": np.fmin, "fmod": np.fmod}
+_FLOAT_FUNCTIONS_2 = {"pow": np.power, "fmax": np.fmax, "fmin": np.fmin, "fmod": np.fmod, "atan2": np.arctan2}
 
 _PAGE = 4096
 
