@@ -195,7 +195,7 @@ def test_half_precision_becomes_float32(model, dtype):
     half = model().eval().to(dtype)
     graph = passes.run(frontend.from_torch(half, X.to(dtype)))
     assert {(p.dtype, p.shape[0]) for p in (*graph.signature.inputs, *graph.signature.outputs)} == {("float32", 2)}
-    assert model is Autocast or [call.source for call in graph.calls][:2] == ["net.0", "net.4"]
+    assert [call.source for call in graph.calls][:2] == ["net.0", "net.4"]
     with torch.no_grad():
         due = half.float().net(X)
     if model is Halves:
@@ -302,7 +302,7 @@ def test_what_cannot_be_imported_is_refused(model, x, message):
         (lambda x: x.topk(2, sorted=False)[0], "leaves the order"),
         (lambda x: set_(x, x > 0, x.flatten()[:700]), "which of them goes where depends on data"),
         (lambda x: torch.cond(x.sum() > 0, lambda x: x * 2, lambda x: x + 1, (x,)), "what it runs depends on data"),
-        (lambda x: (x, x[:, :0]), "without values, .*leave it out"),
+        (lambda x: (x, x[:, :0]), "without values; leave"),
         (torch.i0, "i0.*: no layer computes it"),
         (
             lambda x: torch.nn.functional.avg_pool2d(x, 3, 2, ceil_mode=True, divisor_override=5),

@@ -255,6 +255,14 @@ FORMS = {  # of what TVM's importer lacks, or computes otherwise
         whole(x).scatter_reduce(1, x.argsort(1)[:, :2] // 2, whole(x) * 2, how, include_self=own)
         for how, own in REDUCED
     ],
+    "scattered truths": lambda x: [
+        (x > 0).scatter_add(1, x.argsort(1) // 2, x > 1),
+        (x > 0).index_add(1, BAGS, x[:, :3] > 1),
+        *(
+            (x > 0).scatter_reduce(1, x.argsort(1) // 2, x > 1, how, include_self=True)
+            for how in ("amax", "amin", "prod")
+        ),
+    ],
     "other dtypes of bits": lambda x: (
         x.view(torch.int32),
         whole(x).view(torch.uint8),

@@ -215,10 +215,12 @@ def _labels(options: ModelOptions, classes: int) -> tuple[str, ...]:
 
 def _check_finite(layers: list, options: ModelOptions) -> None:
     """Refuse weights, or results of folding batch norms into them, that are not finite: every output would be NaN.
-    Generic layers may have infinities, as a mask of scores before a softmax.
+    Generic layers may have infinities, as a mask of scores before a softmax; those that choose may choose NaN.
     """
 
     def is_odd(call) -> bool:
+        if call.layer.op == "where":
+            return False
         wrong = (lambda a: ~np.isfinite(a)) if call.layer.body is None else np.isnan
         return any(wrong(a).any() for a in call.constants.values())
 

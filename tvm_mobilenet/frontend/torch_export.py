@@ -113,6 +113,8 @@ def at_one_size(
     args, kwargs = torch_run.unflattened(list(every.values()), example, program.call_spec.in_spec)
     try:
         return export(torch_widened.module(program), args, kwargs)
+    except TvmMobilenetError:
+        raise
     except Exception as e:
         shapes = " and ".join("x".join(map(str, shape)) for shape in fixed)
         raise TvmMobilenetError(

@@ -92,6 +92,9 @@ def _put(importer, own, node: torch.fx.Node) -> relax.Var:
     indices = [None if one is None else importer.env[one] for one in given]
     bb = importer.block_builder
     masks = [(axis, i) for axis, i in enumerate(indices) if i is not None and str(i.ty.dtype) not in WHOLE]
+    if not masks and add and add[0] and str(x.ty.dtype) == "bool":  # a sum of truth values is whether there is one
+        x, new = (bb.emit(relax.op.astype(one, "int32")) for one in (x, new))
+        return bb.emit(relax.op.astype(bb.emit(positions.put(bb, x, indices, new, True)), "bool"))
     if not masks:
         return bb.emit(positions.put(bb, x, indices, new, bool(add and add[0])))
     ((axis, mask),) = masks
@@ -103,6 +106,9 @@ def _put(importer, own, node: torch.fx.Node) -> relax.Var:
 
 
 _REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "add": "add", "multiply": "mul"}
+
+
+_OF_TRUTHS = {"add": "max", "mul": "min"}  # LLVM has no arithmetic of truth values
 
 
 def _without_effect(how: str, dtype: str) -> float:
@@ -140,7 +146,16 @@ def _reduced(bb, x: relax.Expr, index: relax.Expr, updates: relax.Expr, axis: in
     """Values at places: in place of the data's, or reduced with these, or with each other alone."""
     mean = given.get("reduce") == "mean"
     how = "add" if mean else _REDUCTIONS[given["reduce"]] if "reduce" in given else how
-    alone, dtype = not given.get("include_self", True), str(x.ty.dtype)
+    alone = not given.get("include_self", True)
+    if str(x.ty.dtype) != "bool":
+        return _combined(bb, x, index, updates, axis, how, mean, alone)
+    x, updates = (bb.emit(relax.op.astype(one, "int32")) for one in (x, updates))
+    made = _combined(bb, x, index, updates, axis, _OF_TRUTHS.get(how, how), mean, alone)
+    return bb.emit(relax.op.astype(made, "bool"))
+
+
+def _combined(bb, x, index, updates, axis: int, how: str, mean: bool, alone: bool) -> relax.Var:
+    dtype = str(x.ty.dtype)
 
     def filled(like: relax.Expr, value: float) -> relax.Expr:
         return relax.const(np.full([int(d) for d in like.ty.shape], value, dtype))

@@ -55,7 +55,7 @@ def _inverse_of_erf(n: _Numbers, y: relax.Expr) -> relax.Expr:
     centre = n.polynomial(n.subtract(n.minimum(w, 5.0), 2.5), _CENTRE)
     tail = n.polynomial(n.subtract(n.sqrt(n.minimum(n.maximum(w, 5.0), 18.0)), 3.0), _TAIL)
     made = n.multiply(y, n.chosen(n.less(w, 5.0), centre, tail))
-    made = n.chosen(n.equal(n.abs(y), 1.0), n.multiply(y, math.inf), made)
+    made = n.chosen(n.equal(y, 1.0), math.inf, n.chosen(n.equal(y, -1.0), -math.inf, made))
     return n.chosen(n.less_equal(n.abs(y), 1.0), made, math.nan)
 
 

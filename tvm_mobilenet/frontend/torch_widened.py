@@ -13,6 +13,7 @@ import copy
 import torch
 from torch.utils import _pytree as pytree
 
+from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.weights import HALVES
 
 _DENSE = {  # operators of sparse tensors, and the same ones of dense tensors
@@ -69,7 +70,7 @@ def module(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
         return tensor.float() if tensor.dtype in others else tensor
 
     made._apply(converted)
-    for part in _parts(made):
+    for part in reversed(_parts(made)):  # inner ones first
         for name, value in vars(part).items():  # constants
             if isinstance(value, torch.Tensor):
                 setattr(part, name, converted(value))
@@ -83,8 +84,44 @@ def _parts(module: torch.fx.GraphModule) -> list[torch.fx.GraphModule]:
     return [part for part in module.modules() if isinstance(part, torch.fx.GraphModule)]
 
 
+def _inline(part: torch.fx.GraphModule, node: torch.fx.Node) -> None:
+    """Replace a region of autocast, which is of one device to a half, by its operators: they keep their places in the
+    model, and all is float32 here.
+    """
+    *_, graph = node.args[: _OF_AUTOCAST + 1]
+    inner = getattr(part, graph.target)
+    values = dict(zip(inner.graph.find_nodes(op="placeholder"), node.args[_OF_AUTOCAST + 1 :], strict=True))
+    with part.graph.inserting_before(node):
+        for constant in inner.graph.find_nodes(op="get_attr"):
+            name = f"{graph.target}_{constant.target}".replace(".", "_")
+            setattr(part, name, getattr(inner, constant.target))
+            values[constant] = part.graph.get_attr(name)
+        made = part.graph.graph_copy(inner.graph, values)
+    for user in list(node.users):  # one of several results
+        user.replace_all_uses_with(made[user.args[1]])
+        part.graph.erase_node(user)
+    part.graph.erase_node(node)
+    if not graph.users:
+        part.graph.erase_node(graph)
+
+
+def _check_bits(node: torch.fx.Node, others: tuple[torch.dtype, ...]) -> None:
+    """Refuse a view of the bits of floats that are computed in float32."""
+    data, dtype = node.args
+    if dtype in others or getattr(data.meta.get("val"), "dtype", None) in others:
+        raise TvmMobilenetError(
+            f"aten.view.dtype at {node.name} is not supported: it reads the bits of {dtype} or of its data, and such "
+            "floats are computed in float32",
+            "export the model in float32 (model.float()), or cut it before this operator",
+        )
+
+
 def _convert(part: torch.fx.GraphModule, others: tuple[torch.dtype, ...]) -> None:
+    for node in part.graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
+        _inline(part, node)
     for node in list(part.graph.nodes):
+        if node.target is torch.ops.aten.view.dtype:
+            _check_bits(node, others)
         if node.target is torch.ops.aten.detach_.default:
             node.target = torch.ops.aten.detach.default  # an export has no views that are detached in place
         elif node.target in _DENSE:
@@ -93,9 +130,6 @@ def _convert(part: torch.fx.GraphModule, others: tuple[torch.dtype, ...]) -> Non
             node.target, node.args, node.kwargs = torch.ops.aten.clone.default, node.args[:1], {}
         elif node.target is torch.ops.aten._assert_tensor_metadata.default:
             part.graph.erase_node(node)
-        elif node.target is torch.ops.higher_order.wrap_with_autocast:  # of one device to a half: all is float32 here
-            *_, graph = node.args[: _OF_AUTOCAST + 1]
-            node.op, node.target, node.args = "call_module", graph.target, node.args[_OF_AUTOCAST + 1 :]
         else:
             node.args, node.kwargs = (_without(others, given) for given in (node.args, node.kwargs))
 
