@@ -146,9 +146,10 @@ def _sequences() -> list[Case]:
         _several(
             "SequenceInsert",
             "",
-            *(("SequenceEmpty", "", "e"), ("SequenceInsert", "e c", "a"), ("SequenceInsert", "a s i", "b")),
+            *(("SequenceEmpty", "", "e"), ("SequenceInsert", "e c", "a"), ("SequenceInsert", "a s l", "b")),
             *(("SequenceErase", "b i", "d"), ("SequenceAt", "d i", "y")),
             i=first,
+            l=np.array(-1),
         ),
         _several(
             "SequenceLength",

@@ -102,8 +102,9 @@ def pieces_of(call: relax.Call, tensors: Sequence[relax.Expr], mod: tvm.IRModule
     operator = _Operator(_copy_of(call), shapes, held, name, nest, None if values else _view(call))
     try:
         module = operator.module(OWN)
-    except (RuntimeError, TypeError, ValueError) as e:
-        raise NotGeneric(f"TVM cannot legalize it: {str(e).strip().splitlines()[-1]}") from None
+    except (AssertionError, RuntimeError, TypeError, ValueError) as e:
+        said = str(e).strip().splitlines() or ["the shapes of its operands do not go together"]
+        raise NotGeneric(f"TVM cannot legalize it: {said[-1]}") from None
     calls = [b for block in module["main"].body.blocks for b in block.bindings if isinstance(b.value, relax.Call)]
     if nest is None and len(calls) > 1:
         return _several(module, calls, len(tensors), values)
