@@ -114,11 +114,12 @@ VALUES = {  # of every flag of the groups "model" and "input": another value tha
     "--channel-order": "BGR",
     "--labels": "labels.txt",
     "--trust-file": None,
+    "--signature": "serve",
 }
-FOR_FILES = {"--alpha", "--classes", "--weights", "--seed", "--features", "--layout"}  # these read NCHW
+FOR_FILES = {"--alpha", "--classes", "--weights", "--seed", "--features", "--signature", "--layout"}  # these read NCHW
 REFUSED = {
-    "registry": {"--layout", "--trust-file"},
-    "checkpoint": {"--layout", "--trust-file", "--seed", "--alpha", "--classes"},
+    "registry": {"--layout", "--trust-file", "--signature"},
+    "checkpoint": {"--layout", "--trust-file", "--signature", "--seed", "--alpha", "--classes"},
     "fixed.onnx": FOR_FILES | {"--batch", "--resolution", "--trust-file"},
     "open.onnx": FOR_FILES | {"--trust-file"},
     "fixed.pt2": FOR_FILES | {"--batch", "--resolution"},
@@ -251,6 +252,7 @@ POINTLESS = [
     ("ship", ["--to", "folder", "--rollback", "--require-signature", "x"], "--require-signature: --rollback"),
     ("ship", ["--to", "folder", "--rollback", "--ssh", "ssh -p 1"], "--ssh: no --to is behind ssh"),
     ("tune", ["--trust-file"], "--trust-file: only a .pt2 file can hold a program"),
+    ("tune", ["--signature", "x"], "--signature: only a .tflite file can hold several networks"),
 ]
 # Flags whose effect does not depend on others: what they do is tested with their verb.
 ALWAYS = [

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.tflite_files import Net
 from tvm_mobilenet import build, targets, verify
+from tvm_mobilenet.__main__ import main
 from tvm_mobilenet.boards.local import LocalBoard
 from tvm_mobilenet.checking import network_steps
 from tvm_mobilenet.compiler.network import load_network
@@ -513,16 +514,51 @@ def test_what_has_no_layer_is_refused_by_name_with_all_else(said, tmp_path):
         load_network(ModelOptions(model=str(tmp_path / "net.tflite")))
 
 
-def test_the_network_of_several_that_is_built_is_told(tmp_path, capsys):
+def two_networks(path, named=True):
+    """One that cuts off what is below zero, and one of two inputs that the signature names in another order."""
     net = Net()
     made = net.op("RELU", [net.input(SHAPE)], net.value(SHAPE))
     net.graph.outputs = [made]
-    net.model.subgraphs.append(net.graph)
-    net.model.signatureDefs = [net.s.SignatureDefT() for _ in range(2)]
-    for at, (one, name) in enumerate(zip(net.model.signatureDefs, ("serve", "train"), strict=True)):
-        one.signatureKey, one.subgraphIndex, one.inputs, one.outputs = name, at, [], []
-    load_network(ModelOptions(model=str(net.save(tmp_path / "net.tflite", made))))
-    assert "several networks; serve is built" in (said := capsys.readouterr().err) and "not train:" in said
+    inner = net.body(
+        lambda a, b: net.op("SUB", [a, b], net.value(SHAPE), "Sub"), (SHAPE, "float32"), (SHAPE, "float32")
+    )
+    graphs, net.model.signatureDefs = (net.model.subgraphs[0], net.model.subgraphs[inner]), []
+    for number, (graph, name) in enumerate(zip(graphs, ("serve", "apart"), strict=True)):
+        one = net.s.SignatureDefT()
+        one.signatureKey, one.subgraphIndex, one.inputs, one.outputs = name, number, [], []
+        for kind, ends in (("inputs", list(graph.inputs)[::-1]), ("outputs", graph.outputs)):
+            for n, index in enumerate(ends if named else ()):
+                end = net.s.TensorMapT()
+                end.name, end.tensorIndex = f"{kind}{n}", index
+                getattr(one, kind).append(end)
+        net.model.signatureDefs.append(one)
+    return net.save(path, made)
+
+
+def test_one_network_of_several_is_built(tmp_path, capsys):
+    path = two_networks(tmp_path / "net.tflite")
+    load_network(ModelOptions(model=str(path)))
+    assert "several networks; serve is built" in (said := capsys.readouterr().err) and "not apart:" in said
+    made = load_network(ModelOptions(model=str(path), signature="apart"))
+    assert "several" not in capsys.readouterr().err and len(made.signature.inputs) == 2
+    xs = [(f(*SHAPE), f(*SHAPE))]
+    ((ours,),) = network_steps.outputs(made, xs)
+    assert np.array_equal(ours, xs[0][0] - xs[0][1])
+    assert np.array_equal(made.framework(xs).values[0][0], ours), "LiteRT runs it too"
+    with pytest.raises(TvmMobilenetError, match="no signature train: it has serve, apart"):
+        load_network(ModelOptions(model=str(path), signature="train"))
+    with pytest.raises(TvmMobilenetError, match="does not name the inputs"):
+        load_network(ModelOptions(model=str(two_networks(path, named=False)), signature="apart"))
+
+
+@pytest.mark.full
+def test_a_build_of_one_network_of_several_verifies(tmp_path):
+    """Also from its folder, which keeps the name."""
+    options = ModelOptions(model=str(two_networks(tmp_path / "net.tflite")), signature="apart")
+    build.build(options, targets.load("host"), output=tmp_path / "out")
+    xs = [(f(*SHAPE), f(*SHAPE))]
+    verify.verify(tmp_path / "out", board=LocalBoard(targets.load("host")), inputs=xs).require()
+    assert main(["verify", str(tmp_path / "out"), "--board", "local"]) == 0
 
 
 def test_inputs_that_are_no_quantized_values_keep_their_dtypes(tmp_path):

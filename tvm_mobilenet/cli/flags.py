@@ -67,6 +67,8 @@ def refuse_for_model(args: argparse.Namespace, model) -> None:
         A file got a flag of the registry's networks, or another flag leaves one without effect.
     """
     refuse_trust(args, model)
+    if model.signature and model.file_kind != "tflite":
+        refuse(args, ("--signature",), "only a .tflite file can hold several networks", "leave it out")
     if model.dtype not in IO[model.io]:
         why = f"{model.io} inputs and outputs need layers in {' or '.join(IO[model.io])}, not in {model.dtype}"
         refuse(args, ("--io",), why, f"leave it out, or add --dtype {IO[model.io][0]}")

@@ -69,6 +69,9 @@ def add_model_options(
         type=positive(int),
         help=f"images at once; fixes a batch that a file leaves open (default: {default.batch}, or as the file has it)",
     )
+    group.add_argument(
+        "--signature", metavar="NAME", help="which network of a .tflite file that has several (default: its first one)"
+    )
     add_trust(group)
     group.add_argument("--features", action="store_true", help="build the backbone without pool and classifier")
     if precision:

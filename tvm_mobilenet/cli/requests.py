@@ -36,6 +36,7 @@ class ModelKeywords(TypedDict, total=False):
     weights: str | os.PathLike[str]
     seed: int
     batch: int
+    signature: str
     features: bool
     input: str | os.PathLike[str]
     mean: float | Sequence[float]
@@ -197,7 +198,7 @@ def _takes() -> dict[str, Callable[[str, object], Any]]:
         "seed": keywords.seed,
         **dict.fromkeys(("mean", "std"), keywords.channels),
         **dict.fromkeys(("features", "trust_file"), keywords.flag),
-        **dict.fromkeys(("accumulate", "keep_float"), keywords.text),
+        **dict.fromkeys(("accumulate", "keep_float", "signature"), keywords.text),
         **dict.fromkeys(("weights", "input", "quantization"), keywords.path),
         "labels": names,
         "calibrate": inputs,

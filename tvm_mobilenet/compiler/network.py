@@ -76,7 +76,7 @@ class Network:
 
         path = Path(self.options.model)
         if self.options.file_kind == "tflite":
-            return tflite_run.whole_numbers(path, inputs)
+            return tflite_run.whole_numbers(path, inputs, signature=self.options.signature)
         if self.options.file_kind == "onnx":
             return onnx_values.whole_numbers(path, inputs)
         if not self.options.trust_file:
@@ -265,7 +265,14 @@ def load_network(options: ModelOptions, watch: Callable[[str, object], None] = l
     if options.is_file:
         layout = options.layout or "NCHW"
         trusted = options.trust_file
-        module = frontend.load(options.model, batch=options.batch, size=options.size, layout=layout, trusted=trusted)
+        module = frontend.load(
+            options.model,
+            batch=options.batch,
+            size=options.size,
+            layout=layout,
+            trusted=trusted,
+            signature=options.signature,
+        )
     else:
         import torch
 

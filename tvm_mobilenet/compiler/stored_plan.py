@@ -50,7 +50,7 @@ _MODEL = {
     "features?": FLAG, "weights?": _PATH, "input?": _PATH, "labels?": _PATH, "mean?": _NUMBERS, "std?": _NUMBERS,
     "crop?": Maybe(NUMBER), "resize?": Maybe(_NAME), "interpolation?": Maybe(_NAME), "layout?": Maybe(_NAME),
     "channel_order?": Maybe(_NAME), "dtype?": _NAME, "io?": _NAME, "accumulate?": Maybe(_LONG),
-    "module?": Maybe(_NAME), "calibrate?": Maybe(Many(Text(1 << 14), 1 << 16)),
+    "signature?": Maybe(_LONG), "module?": Maybe(_NAME), "calibrate?": Maybe(Many(Text(1 << 14), 1 << 16)),
     "files?": Maybe({str: {"given": Text(1 << 14), "from_build": Text(1 << 14), "sha256": Maybe(_NAME)}}),
 }  # fmt: skip
 _SHAPE = {

@@ -37,6 +37,7 @@ def from_pt2(
     size: tuple[int, int] | None = None,
     layout: str = "NCHW",
     trusted: bool = False,
+    signature: str | None = None,
 ) -> tvm.IRModule:
     """See `torch_program.from_pt2`."""
     if not trusted:
@@ -58,12 +59,16 @@ def from_onnx(
 
 
 def from_tflite(
-    path: str | Path, batch: int | None = None, size: tuple[int, int] | None = None, layout: str = "NHWC"
+    path: str | Path,
+    batch: int | None = None,
+    size: tuple[int, int] | None = None,
+    layout: str = "NHWC",
+    signature: str | None = None,
 ) -> tvm.IRModule:
     """See `tflite_file.from_tflite`."""
     from tvm_mobilenet.frontend import tflite_file
 
-    return tflite_file.from_tflite(path, batch, size, layout)
+    return tflite_file.from_tflite(path, batch, size, layout, signature)
 
 
 def load(
@@ -73,6 +78,7 @@ def load(
     size: tuple[int, int] | None = None,
     layout: str = "NCHW",
     trusted: bool = False,
+    signature: str | None = None,
 ) -> tvm.IRModule:
     """The Relax module of a file or a PyTorch model.
 
@@ -88,6 +94,8 @@ def load(
         ``NCHW`` or ``NHWC``, for a file whose graph does not determine the axis of an image's channels.
     trusted : bool
         Whether torch may read a ``.pt2`` file in this process, which can run code from the file.
+    signature : str, optional
+        The name of one of the networks of a ``.tflite`` file.
 
     Raises
     ------
@@ -100,5 +108,5 @@ def load(
     if kind == "onnx":
         return from_onnx(model, batch, size, layout)
     if kind == "tflite":
-        return from_tflite(model, batch, size)
+        return from_tflite(model, batch, size, signature=signature)
     return from_pt2(model, batch, size, layout, trusted)

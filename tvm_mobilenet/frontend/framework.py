@@ -96,7 +96,11 @@ def run(options, model, inputs: list[tuple[np.ndarray, ...]], before: bool = Tru
         from tvm_mobilenet.frontend import tflite_run
 
         path = Path(options.model)
-        return Outputs(*tflite_run.outputs(path, inputs), tflite_run.name(), tflite_run.steps(path))
+        return Outputs(
+            *tflite_run.outputs(path, inputs, signature=options.signature),
+            tflite_run.name(),
+            tflite_run.steps(path, options.signature),
+        )
     import torch
 
     from tvm_mobilenet.frontend import torch_run, torch_widened

@@ -21,7 +21,11 @@ from tvm_mobilenet.terminal.console import say
 
 
 def from_tflite(
-    path: str | Path, batch: int | None = None, size: tuple[int, int] | None = None, layout: str = "NHWC"
+    path: str | Path,
+    batch: int | None = None,
+    size: tuple[int, int] | None = None,
+    layout: str = "NHWC",
+    signature: str | None = None,
 ) -> tvm.IRModule:
     """The Relax module of a TFLite file.
 
@@ -33,6 +37,8 @@ def from_tflite(
         Batch size, height and width, if the file leaves them open.
     layout : str
         The layout of images, if their shape does not determine it.
+    signature : str, optional
+        The name of one of the file's networks; by default the one that an interpreter runs.
 
     Raises
     ------
@@ -41,12 +47,12 @@ def from_tflite(
         the given ones.
     """
     path = Path(path)
-    graph = tflite_graph.read(path)
-    if graph.others:
+    graph = tflite_graph.read(path, signature)
+    if graph.others and not signature:
         own, others = graph.signature or "its first one", ", ".join(graph.others)
         say(
             f"note: {path} holds several networks; {own} is built, which an interpreter runs by default, not {others}: "
-            "convert the model with one signature alone to build that"
+            "--signature NAME builds another"
         )
     try:
         tflite_quantized.check(graph, path)

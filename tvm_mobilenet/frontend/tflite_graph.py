@@ -51,7 +51,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Graph:
-    """The main graph of a file, its operators in execution order.
+    """A graph of a file, its operators in execution order.
 
     Attributes
     ----------
@@ -59,6 +59,10 @@ class Graph:
         The name by which a program calls it; empty if the file gives none.
     others : tuple of str
         The names by which a program calls other graphs of the file.
+    number : int
+        Its place in the file. An interpreter runs the first one by default.
+    keys : tuple of str
+        The names by which the signature calls its inputs.
     """
 
     tensors: tuple[Tensor, ...]
@@ -67,22 +71,25 @@ class Graph:
     outputs: tuple[int, ...]
     signature: str = ""
     others: tuple[str, ...] = ()
+    number: int = 0
+    keys: tuple[str, ...] = ()
 
 
-def read(path: Path) -> Graph:
-    """The graph of a file.
+def read(path: Path, signature: str | None = None) -> Graph:
+    """The graph of a file that a signature names; by default the first one.
 
     Raises
     ------
     TvmMobilenetError
-        The file cannot be read, is damaged, larger than any network, or stores its weights in an unsupported way.
+        The file cannot be read, is damaged, larger than any network, stores its weights in an unsupported way, or has
+        no such signature.
     """
     if why := refusal(path):
         raise TvmMobilenetError(f"{path}: {why}", "give the path of a .tflite file")
     if (size := path.stat().st_size) > _MOST_BYTES:
         raise TvmMobilenetError(f"{path} has {size:,} bytes, as no TFLite file can", "give a smaller network")
     try:
-        return _Reader(path, path.read_bytes()).main()
+        return _Reader(path, path.read_bytes()).graph(signature)
     except Damaged as e:
         raise TvmMobilenetError(f"{path}: not a whole TFLite file: {e}", _AGAIN) from None
 
@@ -124,14 +131,32 @@ class _Reader:
         self.tensors_left, self.operators_left = MOST_TENSORS, limits.MOST_NODES
         self.read: dict[int, Graph | None] = {}  # None for one that is being read
 
-    def main(self) -> Graph:
+    def graph(self, signature: str | None) -> Graph:
+        """The graph of a signature, or the first one."""
         if not self.graphs:
             raise Damaged("it holds no graph")
-        own, others = self._signatures()
-        found = replace(self._graph(0), signature=own, others=others)
+        known = self._signatures()
+        named = [one for one in known if one[0] == signature] if signature else [one for one in known if one[1] == 0]
+        if signature and not named:
+            names = ", ".join(name for name, *_ in known) or "none"
+            raise TvmMobilenetError(
+                f"{self.path} has no signature {printable(signature)}: it has {names}", "give --signature another"
+            )
+        own, index, table = named[0] if named else ("", 0, None)
+        others = tuple(name for name, other, _ in known if other != index)
+        found = replace(self._graph(index), signature=own, others=others, number=index)
         if not found.inputs or not found.outputs:
             raise Damaged("it has no inputs, or no outputs")
-        return found
+        return replace(found, keys=self._keys(table, found)) if signature else found
+
+    def _keys(self, table: Table, graph: Graph) -> tuple[str, ...]:
+        """The names by which a signature calls the inputs of its graph."""
+        field = schema.TENSOR_MAP
+        maps = table.tables(schema.SIGNATURE_DEF["inputs"], _MOST_OPERANDS, "inputs")
+        names = {m.number(field["tensor_index"], "I"): m.text(field["name"], limits.MOST_NAME) for m in maps}
+        if set(names) != set(graph.inputs):
+            raise Damaged(f"its signature {graph.signature} does not name the inputs of its graph")
+        return tuple(names[i] for i in graph.inputs)
 
     def _graph(self, index: int) -> Graph:
         """A graph, with all that its operators run."""
@@ -156,19 +181,16 @@ class _Reader:
         self._check_order(found)
         return found
 
-    def _signatures(self) -> tuple[str, tuple[str, ...]]:
-        """The name of the main graph, and those of the others."""
-        field, own, others = schema.SIGNATURE_DEF, "", []
+    def _signatures(self) -> list[tuple[str, int, Table]]:
+        """The signatures: name, number of the graph, and table."""
+        field, found = schema.SIGNATURE_DEF, []
         for table in self.model.tables(schema.MODEL["signature_defs"], limits.MOST_NODES, "signatures"):
             name = printable(table.text(field["signature_key"], limits.MOST_NAME))
             index = table.number(field["subgraph_index"], "I")
             if index >= len(self.graphs):
                 raise Damaged(f"its signature {name} is of graph {index} of {len(self.graphs)}")
-            if index:
-                others.append(name)
-            else:
-                own = own or name
-        return own, tuple(others)
+            found.append((name, index, table))
+        return found
 
     # ---- operators
 

@@ -43,7 +43,7 @@ def name() -> str:
 
 
 def outputs(
-    path: Path, inputs: list[tuple[np.ndarray, ...]], kernels: str = KERNELS
+    path: Path, inputs: list[tuple[np.ndarray, ...]], kernels: str = KERNELS, signature: str | None = None
 ) -> tuple[list, list, tuple[str, ...]]:
     """The outputs of a file, as real values.
 
@@ -64,7 +64,7 @@ def outputs(
     TvmMobilenetError
         The interpreter does not run the file.
     """
-    graph = tflite_graph.read(path)
+    graph = tflite_graph.read(path, signature)
     last = [_before_last(graph, o) for o in graph.outputs]
     wanted = {*graph.outputs, *(i for _, i in last if i != NONE)}
     values, before = [], []
@@ -75,9 +75,9 @@ def outputs(
     return values, before, tuple(function for function, _ in last)
 
 
-def steps(path: Path) -> tuple[tuple[float, float], ...]:
+def steps(path: Path, signature: str | None = None) -> tuple[tuple[float, float], ...]:
     """The steps of a file's outputs, and of what stands before their last functions, if no layer computes in bytes."""
-    graph = tflite_graph.read(path)
+    graph = tflite_graph.read(path, signature)
     if computes_in_bytes(graph):
         return ()
     makers = {o: operator for operator in graph.operators for o in operator.outputs}
@@ -95,10 +95,10 @@ def steps(path: Path) -> tuple[tuple[float, float], ...]:
 
 
 def whole_numbers(
-    path: Path, inputs: list[tuple[np.ndarray, ...]], kernels: str = KERNELS
+    path: Path, inputs: list[tuple[np.ndarray, ...]], kernels: str = KERNELS, signature: str | None = None
 ) -> list[dict[str, np.ndarray]]:
     """For each of the inputs, the integers of every quantized value, by its place; feature maps in NCHW."""
-    graph = tflite_graph.read(path)
+    graph = tflite_graph.read(path, signature)
     places = tflite_graph.places(graph)
     made = {*graph.inputs, *(o for operator in graph.operators for o in operator.outputs)}
     wanted = {i for i in made if graph.tensors[i].quantized and graph.tensors[i].dtype in BYTES}
@@ -130,18 +130,23 @@ def run(path: Path, graph: Graph, inputs: list, wanted: set[int], kernels: str =
                 experimental_preserve_all_tensors=True,
                 num_threads=1,
             )
-            for i, x in zip(graph.inputs, inputs[0], strict=True):
-                if tuple(x.shape) != graph.tensors[i].shape:
-                    made.resize_tensor_input(i, x.shape)
+            if not graph.number:
+                for i, x in zip(graph.inputs, inputs[0], strict=True):
+                    if tuple(x.shape) != graph.tensors[i].shape:
+                        made.resize_tensor_input(i, x.shape)
             made.allocate_tensors()
         found, detectors = [], [o.outputs for o in graph.operators if o.name == _DETECTOR and wanted & {*o.outputs}]
         wanted = wanted | {i for outputs in detectors for i in outputs}
         for xs in inputs:
-            for i, x in zip(graph.inputs, xs, strict=True):
-                made.set_tensor(i, _stored(graph.tensors[i], x))
+            stored = [_stored(graph.tensors[i], x) for i, x in zip(graph.inputs, xs, strict=True)]
             made.reset_all_variables()
-            made.invoke()
-            found.append({i: made.get_tensor(i) for i in wanted})
+            if graph.number:
+                made.get_signature_runner(graph.signature)(**dict(zip(graph.keys, stored, strict=True)))
+            else:
+                for i, x in zip(graph.inputs, stored, strict=True):
+                    made.set_tensor(i, x)
+                made.invoke()
+            found.append({i: made.get_tensor(i, graph.number) for i in wanted})
             for *values, number in detectors:
                 for i in values:
                     found[-1][i][:, int(found[-1][number].reshape(())) :] = 0

@@ -21,7 +21,8 @@ DENSE, COMPRESSED = 0, 1  # dimensions of a sparse tensor
 INDEX_DTYPES = {1: "int32", 2: "uint16", 3: "uint8"}  # of the positions of its values
 
 MODEL = {"version": 0, "operator_codes": 1, "subgraphs": 2, "buffers": 4, "signature_defs": 7}
-SIGNATURE_DEF = {"signature_key": 2, "subgraph_index": 4}
+SIGNATURE_DEF = {"inputs": 0, "signature_key": 2, "subgraph_index": 4}
+TENSOR_MAP = {"name": 0, "tensor_index": 1}
 SUBGRAPH = {"tensors": 0, "inputs": 1, "outputs": 2, "operators": 3}
 TENSOR = {
     "shape": 0, "type": 1, "buffer": 2, "name": 3, "quantization": 4, "is_variable": 5, "sparsity": 6,

@@ -62,6 +62,8 @@ class ModelOptions:
         Seed of the random weights; default 0.
     batch : int, optional
         Inputs at once; default 1. For a file it fixes an open batch; None means 1.
+    signature : str, optional
+        The name of one of the networks of a ``.tflite`` file; by default the one that an interpreter runs.
     features : bool
         The backbone without pool and classifier.
     input : path, optional
@@ -104,6 +106,7 @@ class ModelOptions:
     weights: Path | None = None
     seed: int | None = None
     batch: int | None = None
+    signature: str | None = None
     features: bool = False
     input: Path | None = None
     mean: tuple[float, ...] | None = None
