@@ -82,10 +82,10 @@ def test_files_of_other_engines_are_of_float32_alone():
 
 
 def test_a_dtype_that_no_layer_has_is_reported_with_its_operator():
-    x, bb = relax.Var("x", relax.TensorType((1, 8, 4, 4), "uint16")), relax.BlockBuilder()
+    x, bb = relax.Var("x", relax.TensorType((1, 8, 4, 4), "float8_e4m3fn")), relax.BlockBuilder()
     with bb.function("main", [x]):
         with bb.dataflow():
             out = bb.emit_output(bb.emit(relax.op.nn.max_pool2d(x, (2, 2))))
         bb.emit_func_output(out)
-    with pytest.raises(TvmMobilenetError, match=r"max_pool2d at .*uint16"):
+    with pytest.raises(TvmMobilenetError, match=r"max_pool2d at .*float8_e4m3fn"):
         passes.run(bb.get())

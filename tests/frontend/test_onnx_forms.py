@@ -216,9 +216,20 @@ def test_an_lstm_may_see_its_cell_within_bounds(layout, tmp_path):
         np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_an_attribute_of_a_later_opset_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "outputs, attributes, words",
+    [
+        (["y"], {"left_window_size": 2, "right_window_size": 0}, r"has left_window_size.* opsets up to 23"),
+        (
+            ["y", "", "", "shares"],
+            {"qk_matmul_output_mode": 3, "is_causal": 1},
+            r"has a mask and qk_matmul_output_mode",
+        ),
+    ],
+)
+def test_what_no_attention_computes_is_named(tmp_path, outputs, attributes, words):
     """Whoever ignores it computes something else."""
-    node = h.make_node("Attention", ["x", "x", "x"], ["y"], "look", left_window_size=2, right_window_size=0)
+    node = h.make_node("Attention", ["x", "x", "x"], outputs, "look", **attributes)
     graph = h.make_graph(
         [node],
         "g",
@@ -227,7 +238,7 @@ def test_an_attribute_of_a_later_opset_is_named(tmp_path):
     )
     path = tmp_path / "net.onnx"
     onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 27)], ir_version=10), path)
-    with pytest.raises(TvmMobilenetError, match=r"Attention at look has left_window_size.* opsets up to 23"):
+    with pytest.raises(TvmMobilenetError, match=rf"Attention at look {words}"):
         from_onnx(path)
 
 

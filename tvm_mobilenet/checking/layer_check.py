@@ -86,7 +86,7 @@ def check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
             f"{' '.join(f'{name}={value}' for name, value in decisions.items())[:200]}: {reason(e)}",
             "the plan was changed: build it again",
         ) from None
-    differences = [relative(c, p) for c, p in zip(constants, packed, strict=True)]
+    differences = [_changed(c, p) for c, p in zip(constants, packed, strict=True)]
     wrong, part = max(differences, default=0.0), ""
     if wrong > CONSTANTS_TOLERANCE and call.parts:
         part = schedules.of(call.layer).part_of(call.layer, decisions, differences.index(wrong)).name
@@ -95,6 +95,12 @@ def check_layer(call, step, runner, decisions: dict) -> tuple[LayerCheck, bool]:
     sees = len(np.unique(made)) > 1 if whole else due.answers >= tolerance.BLIND
     units = stepped.allowed(call.layer).get("units")
     return LayerCheck(call.name, step.layer, call.source, found, wrong, part, units, beyond), sees
+
+
+def _changed(own: np.ndarray, due: np.ndarray) -> float:
+    """The difference of a constant from what the build should have, which may contain NaN."""
+    same = own.shape == due.shape and np.array_equal(own, due, equal_nan=own.dtype.kind == "f")
+    return 0.0 if same else relative(own, due)
 
 
 def _difference(layer: Layer, found: np.ndarray, due: tolerance.Expected | None, operands: dict) -> tuple[float, bool]:
@@ -262,7 +268,7 @@ def evidence_of(call, step, runner, decisions: dict, check: LayerCheck) -> Evide
     built = [runner.read(t) for t in operands if t.space == "parameters"]
     names = [*step.constants, *(f"packed_{i}" for i in range(len(step.constants), len(built)))]
     for name, own, due in zip(names, built, packed, strict=True):
-        if relative(own, due) > CONSTANTS_TOLERANCE:
+        if _changed(own, due) > CONSTANTS_TOLERANCE:
             tensors[f"{name}.got"] = own, f"{name} as the build has it, packed"
             tensors[f"{name}.expected"] = due, f"{name} of the model, packed"
     tensors["expected"] = right, "the output that the definition of the layer gives"

@@ -27,6 +27,7 @@ from tvm_mobilenet.layer import Layer
 
 MOST_ARENA = 4 << 30  # bytes of all intermediates, and of all constants
 MOST_OPERANDS = 64  # operands of one kernel
+MOST_PORTS = 1024  # inputs, or outputs, of a network
 _NAME, _LONG = Text(MOST_NAME), Text(64 * MOST_NAME)  # the name of a fused block has the names of all its layers
 _INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 _DTYPES = OneOf(*dict.fromkeys((*DTYPES, *_INTEGERS, "bool", "float64")))
@@ -64,7 +65,7 @@ _SHAPE = {
     "layers": Many({"layer": _LONG, "decisions": {str: Either(FLAG, _NAME, NUMBER)}, "source": _LONG}, MOST_NODES),
     "plan": {
         "version": Whole(0, 1 << 31), "steps": Many(_STEP, MOST_NODES), "arena_bytes": _BYTES, "scratch_bytes": _BYTES,
-        "parameters_bytes": _BYTES, **{f"{side}puts": Many(Either(ANYTHING), 64) for side in ("in", "out")},
+        "parameters_bytes": _BYTES, **{f"{side}puts": Many(Either(ANYTHING), MOST_PORTS) for side in ("in", "out")},
     },
 }  # fmt: skip
 

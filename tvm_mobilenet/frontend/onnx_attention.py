@@ -8,8 +8,11 @@ import numpy as np
 import onnx
 from tvm import relax
 
+from tvm_mobilenet.errors import TvmMobilenetError
+
 op = relax.op
 _MASK = 3  # its place among the inputs
+_SCORES, _AFTER_SOFTMAX = 3, 3  # their place among the outputs, and the mode that asks for them after the softmax
 
 
 def is_written_out(node: onnx.NodeProto) -> bool:
@@ -18,6 +21,27 @@ def is_written_out(node: onnx.NodeProto) -> bool:
         return False
     capped = any(a.name in ("softcap", "qk_matmul_output_mode") and (a.f or a.i) for a in node.attribute)
     return capped or any(node.output[1:]) or any(node.input[_MASK + 1 :])
+
+
+def refuse_shares(graph: onnx.GraphProto) -> None:
+    """Refuse the output of what the softmax gives where a mask may empty rows: ONNX has zeros there, its definition of
+    the operator has not.
+
+    Raises
+    ------
+    TvmMobilenetError
+        The message names the node.
+    """
+    for node in graph.node:
+        said = {a.name: a.i for a in node.attribute}
+        shares = said.get("qk_matmul_output_mode") == _AFTER_SOFTMAX and any(node.output[_SCORES:])
+        masked = said.get("is_causal") or any(node.input[_MASK : _MASK + 1])
+        if node.op_type == "Attention" and shares and masked:
+            raise TvmMobilenetError(
+                f"Attention at {node.name or node.output[0]} has a mask and qk_matmul_output_mode {_AFTER_SOFTMAX}, "
+                "whose fourth output no layer computes",
+                "leave that output out of the model, or ask for the scores of mode 0, 1 or 2",
+            )
 
 
 def converted(bb, inputs, attrs) -> relax.Expr:

@@ -22,7 +22,15 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tvm_mobilenet.errors import TvmMobilenetError, reason
 from tvm_mobilenet.files.reading import refusal
-from tvm_mobilenet.frontend import onnx_graphs, onnx_limits, onnx_opsets, onnx_quantized, onnx_sparse, onnx_widened
+from tvm_mobilenet.frontend import (
+    onnx_attention,
+    onnx_graphs,
+    onnx_limits,
+    onnx_opsets,
+    onnx_quantized,
+    onnx_sparse,
+    onnx_widened,
+)
 from tvm_mobilenet.frontend.imported import finished, opaque
 from tvm_mobilenet.frontend.onnx_arguments import OUTPUTS
 from tvm_mobilenet.frontend.onnx_fold import explicit_pads, fold, leave_out_unread, shapes_of
@@ -58,6 +66,7 @@ def from_onnx(
         model = onnx_opsets.converted(model, path)
         opset = _check(model, path)
         fix_inputs(model.graph, batch, size, layout, path)
+        onnx_attention.refuse_shares(model.graph)
         model = onnx_graphs.with_operators_written_out(model, is_written_out)
         # TVM prints the names of unknown operators, which may contain any characters
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
