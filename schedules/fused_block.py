@@ -57,6 +57,7 @@ from tvm_mobilenet.schedules.sums import Sums
 from tvm_mobilenet.schedules.window import runs, source
 
 from tvm_mobilenet import dtypes, schedules
+from tvm_mobilenet.kinds import activation
 from tvm_mobilenet.kinds.activation import SLOPES
 from tvm_mobilenet.kinds.windows import kept
 from tvm_mobilenet.layer import Layer
@@ -83,12 +84,13 @@ class _FusedBlock(StreamedRows):
         super().__init__(layer, d, f)
         self.apart = d["apart"] != "none"
 
-    def store(self, i: int, row, column, value, width: int, c) -> None:
+    def store(self, i: int, row, column, value, width: int, c, layer: Layer | None = None) -> None:
+        """Write values of part i; ``layer`` says what is done to them, if that is not the part."""
         out, left = self.out[i], self.read(i).start
         image, slot = self.image_of(i), self.slot(i, row)
         second, place = self._residual(i, row, column)
         self.f.store(
-            self.stages[i].part,
+            layer or self.stages[i].part,
             out,
             value,
             width,
@@ -209,8 +211,12 @@ class _Filters:
             fused_block.store(self.i, self.row, w + j, lambda lane, j=j: sums[j, lane], lanes, self.first + c)
 
     def _keep(self, positions: int, w, c, lanes: int) -> None:
-        """Write the data of a tile, which lies under the middle of its windows, before the channels of its filters."""
-        part = self.part
+        """Write the data of a tile, which lies under the middle of its windows, before the channels of its filters. The
+        part before may have clamped it already.
+        """
+        part, maker = self.part, self.fused_block.stages[self.i - 1].part
+        clamped = self.i and maker.residual != "after" and not activation.changes(part.activation, maker.activation)
+        layer = part.replace(activation="none") if clamped and part.residual == "none" else part
         for j in range(positions):
             self.fused_block.store(
                 self.i,
@@ -221,6 +227,7 @@ class _Filters:
                 ),
                 lanes,
                 c,
+                layer,
             )
 
     def _row_tile(self, taps_h, taps_w, w, c, lanes: int) -> None:

@@ -51,8 +51,7 @@ def unchanged(maker: Layer, ghost: Layer) -> bool:
     """Whether a ghost layer's activation does not change its data, which ``maker`` wrote."""
     if ghost.residual != "none" or ghost.activation == "none":
         return True
-    same = maker.activation == ghost.activation and maker.residual != "after"
-    return same and activation.bounds(ghost.activation) is not None
+    return maker.residual != "after" and not activation.changes(ghost.activation, maker.activation)
 
 
 def _joined(call: LayerCall, concatenation: LayerCall) -> LayerCall | None:

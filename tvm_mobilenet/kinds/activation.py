@@ -75,6 +75,11 @@ def bounds(activation: str) -> tuple[float, float] | None:
     return numbers if kind == "clip" else _BOUNDS.get(activation)
 
 
+def changes(activation: str, made_by: str) -> bool:
+    """Whether an activation may change values that another has made: no clamp changes its own."""
+    return activation != "none" and (activation != made_by or bounds(activation) is None)
+
+
 def of_sums(activation: str) -> bool:
     """Whether an integer layer applies an activation to its sums, without a table: a clamp, or a PReLU."""
     return activation == PER_CHANNEL or bounds(activation) is not None
