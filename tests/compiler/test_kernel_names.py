@@ -11,7 +11,7 @@ from tests.support import bundles, modules
 from tvm_mobilenet import schedules, targets
 from tvm_mobilenet.boards import open_board
 from tvm_mobilenet.boards.plan_runner import PlanRunner
-from tvm_mobilenet.compiler import kernel_names
+from tvm_mobilenet.compiler import kernel_names, tables
 from tvm_mobilenet.compiler import module as built
 from tvm_mobilenet.compiler.plan import input_values, inputs_of
 from tvm_mobilenet.layer import Layer
@@ -69,6 +69,13 @@ def test_every_word_of_a_layer_is_in_the_name(layer, core):
     decisions = schedules.space(layer, targets.load("rpi4").core).default
     found = kernel_names.parse(kernel_names.name_of(layer, decisions, core))
     assert found.layer == layer and found.core.removeprefix("core_") == re.sub(r"\W", "_", core).lower()
+
+
+@pytest.mark.parametrize("name", ["café_host", "模型_rpi4", "v1-1.0-224_rpi4", "7_host"])
+def test_symbols_are_identifiers_of_c(name):
+    """A linker's script takes no others."""
+    assert re.fullmatch(r"[A-Za-z]\w*_", tables._prefix(name), re.ASCII)
+    assert re.fullmatch(r"[A-Za-z_]\w*", kernel_names._core_word(name), re.ASCII)
 
 
 def test_the_published_examples():

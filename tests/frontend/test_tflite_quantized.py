@@ -88,6 +88,8 @@ def network(path, parts=None, io="float32", **options):
     x = net.layer("stem", x, shape, 0.05, -7, strideH=2, strideW=2)
     if "hard-swish" in parts:
         x = net.op("HARD_SWISH", [x], net.activation(shape, 0.0347, -114))
+    if "leaky ReLU" in parts:
+        x = net.op("LEAKY_RELU", [x], net.activation(shape, 0.027, -91, "leaky"), "LeakyRelu", alpha=0.1)
     x = skip = net.layer("depthwise", x, shape, 0.0449, -128, depthwise=True, fusedActivationFunction=3)
     if "residual" in parts:
         x = net.layer("project", x, shape, 0.0613, 4, (1, 1))
@@ -134,6 +136,8 @@ KINDS = {
     "one scale a weight": {"tensor": True},
     "weights of -128": {"stem_weight": np.full((OUT, 3, 3, CHANNELS), -128), "stem_out": 3.0},
     "a channel of zeros": {"depthwise_weight": np.arange(9 * OUT).reshape(1, 3, 3, OUT) % OUT},
+    "a leaky ReLU": {"parts": ("leaky ReLU",)},
+    "a leaky ReLU of a coarse scale": {"parts": ("leaky ReLU",), "leaky_out": 3.0},
     "large biases": {"stem_bias": np.linspace(-(2**22), 2**22, OUT), "stem_out": 2.0},
     "uint8": {
         "kind": "uint8",

@@ -104,7 +104,7 @@ def _word(word: str) -> str:
     """
     if activation.parsed(word)[1]:
         word = word.replace(".", "p").replace("-", "m")
-    return re.sub(r"\W|_", "", word.replace(",", "x"))
+    return re.sub(r"\W|_", "", word.replace(",", "x"), flags=re.ASCII)
 
 
 def _block_name(layer: Layer, decisions: Mapping, core: str) -> str:
@@ -144,7 +144,7 @@ def _part(layer: Layer) -> str:
 
 def _core_word(core: str) -> str:
     """A core's name as the last word; a name that could be read as a word before it gets a prefix."""
-    word = re.sub(r"\W+", "_", core).strip("_").lower() or "core"
+    word = re.sub(r"\W+", "_", core, flags=re.ASCII).strip("_").lower() or "core"
     return f"core_{word}" if re.match(r"(?:tile|lanes|k|cut)\d|dualissue(?:_|$)|\d", word) else word
 
 

@@ -43,8 +43,8 @@ def about_of(network, target, plan: Plan, weights_sha256: str, embedded: bool = 
 
 def _prefix(name: str) -> str:
     """The prefix of a model's symbols, which lets two models link into one program."""
-    prefix = re.sub(r"\W", "_", f"{name}_")
-    return prefix if prefix[0].isalpha() else f"m{prefix}"
+    prefix = re.sub(r"\W", "_", f"{name}_", flags=re.ASCII)
+    return prefix if prefix[0] not in "_0123456789" else f"m{prefix}"
 
 
 def labels_source(network) -> str:

@@ -1,7 +1,7 @@
 """Tables for int8 activations that are not clamps: 256 values, computed when the network is built.
 
 A network that comes quantized may have an activation that its own runtime computes in integers, with slightly different
-rounding: TFLite's hard-swish. Its table then has the values of that runtime.
+rounding: TFLite's hard-swish and leaky ReLU. Its table then has the values of that runtime.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LOW, HIGH = -128, 127
 TFLITE = "tflite"  # the runtime whose tables are used
+_EIGHT_BITS = 256
 _HALF, _LOW16, _HIGH16 = 1 << 15, -(1 << 15), (1 << 15) - 1
 
 
@@ -32,6 +33,9 @@ def table(activation: str, before: Scale, after: Scale, whose: str = "") -> np.n
     """
     if (activation, whose) == ("hardswish", TFLITE):
         return _hardswish_of_tflite(before, after)
+    kind, numbers = parsed(activation)
+    if (kind, whose) == ("leaky", TFLITE) and _in_bits(factors := _leaky_factors(before, after, *numbers)):
+        return _leaky_of_tflite(before, after, factors)
     x = (np.arange(LOW, LOW + TABLE) - before.zero) * before.step
     return after.of(_applied(activation, x)).astype(np.int8)
 
@@ -71,6 +75,25 @@ def _hardswish_of_tflite(before: Scale, after: Scale) -> np.ndarray:
     gate = (gate + _HALF) >> 1  # from -1..1 to 0..1
     made = np.fix(gate * _product(x, by) / (1 << 15)).astype(np.int64)  # towards zero
     return np.clip(_shifted(made, -shift) + after.zero, LOW, HIGH).astype(np.int8)
+
+
+def _leaky_factors(before: Scale, after: Scale, slope: float) -> tuple[float, float]:
+    """Units of the output for a unit of positive inputs, and of negative ones."""
+    factor = float(np.float32(before.step) / np.float32(after.step))
+    return factor, factor * slope
+
+
+def _in_bits(factors: tuple[float, float]) -> bool:
+    """Whether XNNPACK, by which TensorFlow Lite computes a leaky ReLU, takes these factors: from 1/256 to 128."""
+    return all(1 / _EIGHT_BITS <= abs(factor) <= _EIGHT_BITS / 2 for factor in factors)
+
+
+def _leaky_of_tflite(before: Scale, after: Scale, factors: tuple[float, float]) -> np.ndarray:
+    """A leaky ReLU with factors in units of 1/256."""
+    x = np.arange(LOW, LOW + TABLE) - before.zero
+    by = np.where(x >= 0, *(round(_EIGHT_BITS * factor) for factor in factors))
+    made = (x * by + _EIGHT_BITS // 2) // _EIGHT_BITS
+    return np.clip(made + after.zero, LOW, HIGH).astype(np.int8)
 
 
 def _multiplier(factor: float) -> tuple[int, int]:
