@@ -164,7 +164,7 @@ def _sigmoid(layer: Layer, y, times_y: bool, quotient: str):
 
 
 def reciprocal(d):
-    """1 / d of float32, to two units in the last place, for d from 1 to exp(88).
+    """1 / d of float32, to two units in the last place, for d from 1 to 2**125, above which it stays 2**-125.
 
     An estimate from the bits of d, a line in its logarithm, is within 5.1 %. A step of third order and one of second
     order follow.

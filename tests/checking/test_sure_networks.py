@@ -244,6 +244,14 @@ def test_a_tolerance_is_carried_through_the_activation():
     assert relative(np.array([np.nan]), np.zeros(1), np.ones(1)) == float("inf")
 
 
+@pytest.mark.parametrize("function", ["sigmoid", "silu"])
+def test_a_sigmoid_of_huge_values_ends_where_reciprocals_of_kernels_do(function):
+    """Saturated gates failed verification for 2**-125 in place of a smaller number."""
+    values = np.array([-200.0, -1000.0])
+    found = 2.0**-125 * np.abs(values) ** (function == "silu")
+    assert (tolerance.carried(function, values, np.full(2, 1e-6)) > found).all()
+
+
 def test_a_silu_may_lose_what_is_smaller_than_any_number_of_its_dtype():
     """Networks with values below -88 failed verification for outputs of 1e-37 that are 0; twenty times larger ones are
     still compared by their own size."""

@@ -258,7 +258,7 @@ def test_a_build_of_a_higher_level_is_refused_by_name(monkeypatch, capsys):
 
 
 def test_a_board_that_tells_its_features_is_asked_as_well():
-    v4 = dataclasses.replace(targets.load("host"), llvm_cpu="x86-64-v4")
+    v4 = dataclasses.replace(targets.load("host"), llvm_cpu="x86-64-v4", llvm_attributes=())
     assert needs.missing(v4, host._V3) == list(host._V4[len(host._V3) :]) and not needs.missing(v4, host._V4)
     rpi5 = targets.load("rpi5")
     assert "asimddp" in needs.missing(rpi5, ["asimd"]) and not needs.missing(rpi5, [*host._A76])

@@ -23,7 +23,7 @@ def missing(target, flags: Iterable[str]) -> list[str]:
     wanted = list(level.flags) if level else []
     if level is None or target.llvm_attributes:
         wanted += features.features(target)
-    return [flag for flag in wanted if _plain(flag) not in has]
+    return [flag for flag in dict.fromkeys(wanted) if _plain(flag) not in has]
 
 
 def check(target, flags: Iterable[str], where: str) -> None:

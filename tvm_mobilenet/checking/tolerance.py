@@ -145,6 +145,8 @@ def carried(
     output = definition.apply(function, values, axis, slopes)
     rounding = dtypes.of(dtype).rounding
     smallest = dtypes.of(dtype).smallest
+    if function in ("sigmoid", "silu"):  # kernels compute no reciprocal below 2**-125, which is twice it
+        smallest = 3 * smallest
     if function == "silu":  # x times a sigmoid, which may become zero: its exponential overflows below -88
         smallest = smallest * np.maximum(1.0, np.abs(values))
     if function == "softmax":  # kernels compute no exponential below that of LOWEST

@@ -37,8 +37,8 @@ def without_stack_traces() -> Iterator[None]:
 
 
 def export(module: torch.nn.Module, args: tuple, kwargs: dict | None = None) -> torch.export.ExportedProgram:
-    """``torch.export.export``, without stack traces."""
-    with without_stack_traces():
+    """``torch.export.export``, without stack traces and without torch's own reports of a failure."""
+    with without_stack_traces(), quiet():
         return torch.export.export(module, args, kwargs)
 
 
@@ -77,7 +77,8 @@ def quiet() -> Iterator[list[str]]:
             said.append(str(record.exc_info[1]) if record.exc_info else record.getMessage())
             return False
 
-    keep, loggers = Keep(), [logging.getLogger(n) for n in ("torch.export", "torch.export.pt2_archive._package")]
+    keep, names = Keep(), [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "torch"]
+    loggers = [logging.getLogger(name) for name in names]
     for logger in loggers:
         logger.addFilter(keep)
     try:

@@ -66,9 +66,11 @@ def from_torch(
         try:
             program = torch_export.export(model.eval(), args)
         except Exception as e:
+            called = ", ".join("x".join(map(str, x.shape)) for x in args)
             raise TvmMobilenetError(
-                f"torch.export cannot export {type(model).__name__}: {str(e).splitlines()[0]}",
-                "make the model exportable, or export it to ONNX",
+                f"torch.export cannot export {type(model).__name__}, called with {called}: {str(e).splitlines()[0]}",
+                "if it takes images of another size, say which with --resolution; else make the model exportable, or "
+                "export it to ONNX",
             ) from e
         finally:
             model.train(training)
