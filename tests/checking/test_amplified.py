@@ -60,3 +60,14 @@ def test_only_two_computations_as_far_from_float64_explain_a_difference(ours, th
     off = max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True))
     output = explained(OutputCheck("y", off, 0, off, 1, 1, 1, 2e-4), found, expected, exact)
     assert output.ok == bool(output.amplified) == is_explained
+
+
+@pytest.mark.parametrize("ours, is_explained", [((1.5 * ALIKE, 1, 2, 1, 0.3), True), ((1.5 * ALIKE,) * 5, False)])
+def test_one_input_may_be_far_from_float64_by_chance(ours, is_explained):
+    draw = np.random.default_rng(0)
+    exact = [draw.standard_normal(100) for _ in ours]
+    expected = [x + 5e-4 * draw.choice((-1, 1), 100) for x in exact]
+    found = [x + 5e-4 * far * draw.choice((-1, 1), 100) for x, far in zip(exact, ours, strict=True)]
+    off = max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True))
+    output = explained(OutputCheck("y", off, 0, off, 1, 1, 1, 2e-4), found, expected, exact)
+    assert output.ok == bool(output.amplified) == is_explained

@@ -2,9 +2,10 @@
 
 Large biases that cancel do, and images of a range that normalisation in the graph makes nearly constant. The framework
 is then about as far from float64 as the machine code. A wrong import or a wrong kernel moves only one of the two, so
-neither may be more than ``ALIKE`` times as far as the other, on each input with a difference of some size. The
-tolerance becomes twice the larger distance, but at most ``DETERMINED``. Distances that the rounding of the outputs
-themselves makes show nothing, such as those of probabilities that a softmax saturates.
+neither may be more than ``ALIKE`` times as far as the other, in the root mean square of the inputs with a difference of
+some size. The distances of one input are chance: if noise alone shows a difference, more of it is drawn. The tolerance
+becomes twice the largest distance, but at most ``DETERMINED``. Distances that the rounding of the outputs themselves
+makes show nothing, such as those of probabilities that a softmax saturates.
 """
 
 from __future__ import annotations
@@ -51,14 +52,22 @@ def with_rounding(outputs: list[OutputCheck], network, batch: list, found: list,
 def explained(
     output: OutputCheck, found: list[np.ndarray], expected: list[np.ndarray], exact: list[np.ndarray]
 ) -> OutputCheck:
-    """The check of an output, with the tolerance that its distances to float64 explain, if they explain one."""
+    """The check of an output, with the tolerance that its distances to float64 explain, if they explain one. Its
+    largest difference is one of these inputs'.
+    """
     f, e, x = (np.stack(values).astype(np.float64).reshape(len(values), -1) for values in (found, expected, exact))
     ours, theirs, apart = (np.abs(one - other).max(1) for one, other in ((f, x), (e, x), (f, e)))
-    less, more = np.minimum(ours, theirs), np.maximum(ours, theirs)
+    if not output.max_difference or not np.isfinite(apart).all():
+        return output
+    scale = output.relative / output.max_difference
     telling = apart >= apart.max() / ALIKE**2
     stored = 4 * ALIKE * tolerance.ROUNDING * np.abs(x).max(1)
-    if np.any(less[telling] <= stored[telling]) or np.any(more[telling] > ALIKE * less[telling]):
+    less, more = sorted(_root_mean_square(far[telling]) for far in (ours, theirs))
+    if less <= _root_mean_square(stored[telling]) or not more <= ALIKE * less:
         return output
-    scale = output.relative / float(apart.max())
-    limit = max(output.tolerance, min(2 * scale * float(more.max()), DETERMINED))
+    limit = max(output.tolerance, min(2 * scale * float(np.maximum(ours, theirs).max()), DETERMINED))
     return replace(output, tolerance=limit, amplified=scale * float(theirs.max()))
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))

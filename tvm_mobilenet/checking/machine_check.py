@@ -34,6 +34,7 @@ from tvm_mobilenet.checking.same_outputs import SameOutputs
 from tvm_mobilenet.compiler.kept import using_its_files
 from tvm_mobilenet.errors import VerificationError
 
+AGAIN = 4  # inputs of noise that are added if the distances to float64 on the first explain no difference
 QUIET = 1e-2  # noise is added if inputs move the outputs by less than this share of what noise does
 
 CALIBRATE = "build with --calibrate and images like these, or in float32"
@@ -259,6 +260,12 @@ def check(
             checks[i] = look(i, check_alone(calls[i], module.plan.steps[i], runner, checks[i]), runner)
     if not all(o.ok for o in outputs) and all(c.ok and c.units is None for c in checks):
         outputs = with_rounding(outputs, network, batch, values, said.values)
+        if len(batch) > len(inputs) and not all(o.ok for o in outputs):
+            again = _noise(network.signature.inputs, (1, 4, *[4] * AGAIN))[2:]
+            more = network.framework(again).values
+            with open_runner(board, module) as runner:
+                found = [runner.run(*x).outputs for x in again]
+            outputs = with_rounding(outputs, network, batch + again, values + found, [*said.values, *more])
     others = []
     if whole and all(c.ok for c in (*outputs, *checks)):
         others = same_outputs.check(board, module, batch, values, time.monotonic() - start)
