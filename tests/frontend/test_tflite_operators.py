@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.support.shares import share
 from tests.support.tflite_files import Net
 from tvm_mobilenet import build, targets, verify
 from tvm_mobilenet.__main__ import main
@@ -468,7 +469,7 @@ def test_operators_compute_what_litert_does(first, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("first", range(0, len(CASES), 26))
+@pytest.mark.parametrize("first", share(range(0, len(CASES), 26), 3))
 def test_the_machine_code_of_operators_verifies(first, tmp_path):
     """What TVM's own nests need, such as scratch memory, a module may lack."""
     made = list(CASES.values())[first : first + 26]

@@ -5,6 +5,7 @@ layer computes in bytes. Each operator is at most a step away from LiteRT's.
 import numpy as np
 import pytest
 
+from tests.support.shares import share
 from tests.support.tflite_files import Net
 from tvm_mobilenet import build, targets, verify
 from tvm_mobilenet.boards.local import LocalBoard
@@ -118,7 +119,7 @@ def saved(path, dtype, name):
 
 
 @pytest.mark.parametrize(
-    "dtype, name", [pytest.param(*each, marks=[pytest.mark.full] * (i > 0)) for i, each in enumerate(CASES)]
+    "dtype, name", [pytest.param(*each, marks=[pytest.mark.full] * (i > 0)) for i, each in enumerate(share(CASES, 3))]
 )
 def test_rounded_values_are_at_most_a_step_from_litert(dtype, name, tmp_path):
     path = tmp_path / "net.tflite"

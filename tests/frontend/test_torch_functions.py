@@ -10,6 +10,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from tests.support import torch_calls
 from tests.support.layer_runner import run_in_torch
+from tests.support.shares import share
 from tvm_mobilenet import build, frontend, passes, targets, verify
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.models.options import ModelOptions
@@ -113,7 +114,7 @@ NAMES = [*sorted(torch_calls.calls()), *torch_calls.FORMS]
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("part", share(range(8), 4))
 def test_operators_that_tvm_imports_or_lacks_compute_what_pytorch_does(part):
     model = Calls(NAMES[part::8]).eval()
     graph = passes.run(frontend.from_torch(model, X))
