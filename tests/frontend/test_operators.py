@@ -495,9 +495,6 @@ def test_layers_of_sequences_are_written_out_and_verified(tmp_path):
     path = model_of(tmp_path / "net.onnx", *nodes, constants=constants, outputs=outputs)
     build.build(ModelOptions(model=str(path)), targets.load("rpi4"), output=tmp_path / "out")
     assert verify.verify(tmp_path / "out").ok
-    nodes[1].attribute.append(h.make_attribute("input_forget", 1))
-    with pytest.raises(TvmMobilenetError, match=r"LSTM at lstm 0, .*coupled"):
-        passes.run(from_onnx(model_of(tmp_path / "net.onnx", *nodes, constants=constants, outputs=outputs)))
 
 
 def test_attention_of_opset_23_computes_what_onnx_runtime_does(tmp_path):
