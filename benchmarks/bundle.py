@@ -47,7 +47,7 @@ def without_avx512():
     if host.architecture != "x86_64" or host.core.vector_bytes < 32:
         return None
     core = dataclasses.replace(host.core, vector_registers=16, vector_bytes=32)
-    return dataclasses.replace(host, core=core, llvm_cpu="haswell")
+    return dataclasses.replace(host, core=core, llvm_cpu="haswell", llvm_attributes=())
 
 
 def code_bytes(path: Path) -> int:
