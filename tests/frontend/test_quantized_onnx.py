@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.support import quantized_files
 from tvm_mobilenet.checking import given_layers, network_steps
+from tvm_mobilenet.checking.reference import network_outputs
 from tvm_mobilenet.compiler.network import load_network
 from tvm_mobilenet.errors import TvmMobilenetError, VerificationError
 from tvm_mobilenet.models.options import ModelOptions
@@ -159,8 +160,16 @@ ODD = {
         "b_scale": SCALES,
     },
     "another scale or zero point than the quantize": {"z_scale": np.float32(0.06)},
-    "only the weights of this network are quantized": {"skip": ("xq", "xd", "yq", "y")},
 }
+
+
+def test_a_network_whose_weights_alone_are_integers_is_one_of_floats(tmp_path):
+    path = network(tmp_path / "q.onnx", skip=("xq", "xd", "yq", "y"))
+    made = loaded(path)
+    assert not made.quantized and {call.layer.dtype for call in made.layers} == {"float32"}
+    inputs = made.inputs(2)
+    for (ours,), (theirs,) in zip(network_outputs(made, inputs), made.reference(inputs)[0], strict=True):
+        assert theirs.std() > 0 and np.abs(ours - theirs).max() <= 1e-5 * theirs.std()
 
 
 @pytest.mark.parametrize("said", ODD)

@@ -26,8 +26,9 @@ _FLOAT = "give the float32 model with --dtype int8 and --calibrate FOLDER, or " 
 class GivenScales(Rewriter):
     """The pass of this module; it runs on an imported graph."""
 
-    def __init__(self, mod):
+    def __init__(self, mod, weights: bool = True):
         super().__init__(mod)
+        self._keeps_weights = weights
         self._marked: dict[relax.Var, str] = {}  # the marks of values
         self._steps: list[tuple[relax.Constant, np.ndarray, int]] = []  # steps of weights, and their axis
         self._functions: dict[tuple, object] = {}
@@ -84,7 +85,7 @@ class GivenScales(Rewriter):
         if stored is not None:
             whole = stored.astype(np.int64) - _along(zero, shape, axis)
             made = relax.const((whole * _along(scale, shape, axis)).astype(np.float32))
-            if stored.dtype.itemsize == 1:
+            if stored.dtype.itemsize == 1 and self._keeps_weights:
                 self._steps.append((made, scale, axis))
             return made
         pair = self.made_by(data, "quantize")
@@ -202,8 +203,8 @@ def run(mod):
             "an output of this network holds integers: a dequantize at its end is missing",
             "leave out its last quantize, or add a dequantize behind it",
         )
-    if not taken.activations:
-        raise TvmMobilenetError("only the weights of this network are quantized, its activations are float32", _FLOAT)
+    if not taken.activations:  # a network in float32, whose file stores its weights as integers
+        return GivenScales(mod, weights=False).run()
     if not taken.weights:
         raise TvmMobilenetError("only the activations of this network are quantized, its weights are float32", _FLOAT)
     return made
