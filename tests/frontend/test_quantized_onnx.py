@@ -60,7 +60,7 @@ def network(path, **changed):
         else:
             made.append(helper.make_node(op, inputs, [output], output, **attributes))
     made[-1].output[0] = "y"
-    kind = TensorProto.INT8 if "y" in skip else TensorProto.FLOAT
+    kind = TensorProto.INT8 if "y" in skip and "yq" not in skip else TensorProto.FLOAT
     graph = helper.make_graph(
         made,
         "graph",
